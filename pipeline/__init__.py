@@ -1,0 +1,1 @@
+"""Segtrail's library: volumes and tensors in, volumes and numbers out."""

@@ -1,0 +1,209 @@
+"""`params.yaml` as frozen, validated records. Defaults stand in `params.yaml`, never here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import SegtrailError
+
+Auto = Literal["auto"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Axis = Annotated[int, Field(ge=48, le=256)]
+Millimetres = Annotated[float, Field(gt=0, le=100)]
+Voxels = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PhantomParams(Section):
+    datasets: list[Name]
+    cases: Annotated[int, Field(ge=10, le=1000)]
+    seed: int
+    shape: tuple[Axis, Axis, Axis]
+    spacing_mm: tuple[
+        Annotated[float, Field(ge=0.5, le=5)],
+        Annotated[float, Field(ge=0.5, le=5)],
+        Annotated[float, Field(ge=0.5, le=5)],
+    ]
+    noise_hu: Annotated[float, Field(ge=0, le=100)]
+
+
+class InspectParams(Section):
+    dataset: Name
+    layout: Literal["msd", "table"]
+    affine_tolerance_mm: Fraction
+    position_outlier: Annotated[float, Field(ge=4, le=100)]
+    max_bad_fraction: Fraction
+
+
+class SplitParams(Section):
+    salt: str
+    test_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
+    validation_fraction: Annotated[float, Field(ge=0.02, le=0.5)]
+
+
+class PlanParams(Section):
+    dimensions: Auto | Literal[2, 3]
+    spacing_mm: Auto | tuple[Millimetres, Millimetres, Millimetres]
+    patch_size: Auto | tuple[Voxels, Voxels, Voxels]
+    batch_size: Auto | Annotated[int, Field(ge=1, le=256)]
+    max_patch_voxels: Annotated[int, Field(ge=4096, le=16777216)]
+    base_features: Annotated[int, Field(ge=4, le=64)]
+    max_features: Annotated[int, Field(ge=16, le=1024)]
+    normalization: Literal["auto", "ct", "zscore"]
+
+
+class PreprocessParams(Section):
+    dtype: Literal["float16", "float32"]
+
+
+class AugmentationParams(Section):
+    flip: Fraction
+    rotation: Fraction
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    scale: Fraction
+    scale_range: tuple[Annotated[float, Field(ge=0.3, le=3)], Annotated[float, Field(ge=0.3, le=3)]]
+    noise: Fraction
+    noise_std: Annotated[float, Field(ge=0, le=2)]
+    intensity: Fraction
+
+
+class TrainParams(Section):
+    seed: int
+    max_epochs: Annotated[int, Field(ge=1, le=100_000)]
+    max_minutes: Annotated[float, Field(ge=0.05, le=100_000)]
+    steps_per_epoch: Annotated[int, Field(ge=1, le=10_000)]
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=100_000)]
+    validate_every_epochs: Annotated[int, Field(ge=1, le=1000)]
+    patience: Annotated[int, Field(ge=0, le=1000)]
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: Annotated[float, Field(ge=1e-6, le=1)]
+    momentum: Annotated[float, Field(ge=0, le=0.999)]
+    weight_decay: Fraction
+    schedule: Literal["poly", "cosine"]
+    gradient_clip: Annotated[float, Field(ge=0.1, le=1000)]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    dice_weight: Annotated[float, Field(ge=0, le=10)]
+    cross_entropy_weight: Annotated[float, Field(ge=0, le=10)]
+    class_weights: Literal["none", "balanced"] | list[Annotated[float, Field(ge=0, le=1000)]]
+    deep_supervision: bool
+    foreground_fraction: Fraction
+    augmentation: AugmentationParams
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> TrainParams:
+        if self.dice_weight == 0 and self.cross_entropy_weight == 0:
+            raise ValueError("dice_weight and cross_entropy_weight are both 0: nothing would be learned")
+        return self
+
+
+class PredictParams(Section):
+    overlap: Annotated[float, Field(ge=0, le=0.9)]
+    mirror: bool
+    min_component_mm3: Annotated[float, Field(ge=0, le=100_000)]
+
+
+class EvaluateParams(Section):
+    surface_tolerance_mm: Annotated[float, Field(ge=0.1, le=20)]
+    bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)]
+    seed: int
+    baseline: Literal["none", "otsu_lung"]
+
+
+class RegisterParams(Section):
+    model_name: Name
+    metric: str
+    min_cases: Annotated[int, Field(ge=2, le=10_000)]
+    margin: Annotated[float, Field(ge=-1, le=1)]
+    class_margin: Fraction
+
+
+class ReportParams(Section):
+    title: str
+    worst_cases: Annotated[int, Field(ge=1, le=100)]
+
+
+class Params(Section):
+    """The whole of `params.yaml`; each stage takes only its own section."""
+
+    models: Annotated[list[Name], Field(min_length=1)]
+    phantom: PhantomParams
+    inspect: InspectParams
+    split: SplitParams
+    plan: PlanParams
+    preprocess: PreprocessParams
+    train: dict[Name, TrainParams]
+    predict: PredictParams
+    evaluate: EvaluateParams
+    register_: Annotated[RegisterParams, Field(alias="register")]
+    report: ReportParams
+
+    @model_validator(mode="after")
+    def _a_section_for_each_model(self) -> Params:
+        missing = [name for name in self.models if name not in self.train]
+        if missing:
+            raise ValueError(f"models names {missing}, but train has only {sorted(self.train)}")
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Reads and checks `params.yaml`; reports every problem at once.
+
+    Raises:
+        SegtrailError: The file is missing, is not YAML, or holds unknown, missing or illegal values.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SegtrailError(
+            f"there is no {path.name} in this folder", str(path), "change to the project's top folder"
+        ) from error
+    except yaml.YAMLError as error:
+        raise SegtrailError(
+            f"{path.name} is not valid YAML: {error}", str(path), "mend the line named above"
+        ) from error
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise _params_error(error, path) from error
+
+
+def _params_error(error: ValidationError, path: Path) -> SegtrailError:
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{key}: unknown key; {_legal_keys(item['loc'])}")
+        elif item["type"] == "missing":
+            problems.append(f"{key}: missing")
+        else:
+            problems.append(f"{key} = {item['input']!r}: {item['msg']}")
+    listed = "\n    ".join(problems)
+    return SegtrailError(
+        f"{len(problems)} problem(s) in {path.name}:\n    {listed}",
+        str(path),
+        "mend each key above; the comment beside it in the shipped params.yaml gives unit and range",
+    )
+
+
+def _legal_keys(loc: tuple[int | str, ...]) -> str:
+    """Says which keys would have been legal beside an unknown one."""
+    section: type[BaseModel] = Params
+    for part in loc[:-1]:
+        if section is Params and part == "train":
+            continue
+        section = _names(section).get(str(part), TrainParams)  # below `train` stand names of models
+    return "legal: " + ", ".join(_names(section))
+
+
+def _names(section: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
