@@ -1,0 +1,203 @@
+"""What every source layout shares: `dataset.json`, tables of text, and files that must be there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.cases import CaseRecord
+from pipeline.errors import SegtrailError, collect
+
+CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+CONTRACT = "see data/README.md for what the file holds"
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is true of a data set as a whole.
+
+    Attributes:
+        name: Of the data set.
+        channels: Modality of each channel, such as ("MRI",) or ("FLAIR", "T1w").
+        labels: Value of each class, background (0) included, ordered by value.
+        description: One sentence, "" when unknown.
+        licence: Short name, "" when unknown.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    labels: dict[str, int]
+    description: str = ""
+    licence: str = ""
+
+    def save(self, path: Path) -> None:
+        """Writes the facts as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> DatasetFacts:
+        """Reads a `dataset.json` in Segtrail's, MSD's or nnU-Net's spelling.
+
+        Raises:
+            SegtrailError: The file is missing or damaged; all problems at once.
+        """
+        listing = Listing(path.parent)
+        facts = parse_facts(read_json(path), path, listing)
+        if facts is None or listing.problems:
+            raise collect(listing.problems)
+        return facts
+
+
+@dataclass
+class Listing:
+    """What a layout finds in a folder; problems are gathered, so that they are reported together.
+
+    Attributes:
+        folder: Of the raw data set, relative to the project.
+        facts: None when `dataset.json` is damaged.
+        records: The cases, without geometry or hash.
+        problems: Everything that is wrong.
+    """
+
+    folder: Path
+    facts: DatasetFacts | None = None
+    records: list[CaseRecord] = field(default_factory=list)
+    problems: list[SegtrailError] = field(default_factory=list)
+
+    def problem(self, what: str, where: str | Path, fix: str) -> None:
+        """Notes a problem."""
+        self.problems.append(SegtrailError(what, str(where), fix))
+
+    def find(self, text: str) -> Path:
+        """Path of a file that the data set names, relative to its folder; it need not exist."""
+        return self.folder / PurePosixPath(text)
+
+    def require(self, text: str, kind: str, case_id: str) -> str:
+        """Path (relative to the project) of a file that must be there; "" and a problem when it is not."""
+        path = self.find(text)
+        if PurePosixPath(text).is_absolute() or ".." in path.relative_to(self.folder).parts or ";" in text:
+            what = f"the {kind} {text!r} lies outside the data set's folder, or has ';' in its name"
+            self.problem(
+                what, f"case {case_id}", f"put the file below {self.folder}, name it relative to that"
+            )
+        elif not path.is_file():
+            self.problem(
+                f"the {kind} is missing", f"case {case_id}, {path}", "add the file, or drop the case"
+            )
+        else:
+            return path.as_posix()
+        return ""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        SegtrailError: The file is missing or is not a JSON object.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise SegtrailError(f"{path.name} is missing", str(path), CONTRACT) from error
+    except (ValueError, OSError) as error:
+        raise SegtrailError(f"{path.name} cannot be read as JSON: {error}", str(path), CONTRACT) from error
+    if not isinstance(raw, dict):
+        raise SegtrailError(
+            f"{path.name} holds {type(raw).__name__}, expected an object", str(path), CONTRACT
+        )
+    return raw
+
+
+def read_table(path: Path, needed: tuple[str, ...], listing: Listing) -> list[dict[str, str]]:
+    """Reads a CSV file with a header line; cells are stripped, rows without any text are left out."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restkey="", restval="")
+            names = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = names
+            rows = [{k: v.strip() for k, v in row.items() if k} for row in reader]
+    except FileNotFoundError:
+        listing.problem(f"{path.name} is missing", path, CONTRACT)
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        listing.problem(f"{path.name} cannot be read: {error}", path, "save it as comma-separated UTF-8 text")
+        return []
+    missing = [name for name in needed if name not in names]
+    if missing:
+        what = f"columns {missing} are missing; there are {names}"
+        listing.problem(what, path, "add the columns; the separator is a comma")
+        return []
+    return [row for row in rows if any(row.values())]
+
+
+def parse_facts(raw: Mapping[str, Any], path: Path, listing: Listing) -> DatasetFacts | None:
+    """Takes the facts from a `dataset.json`; what is wrong is noted in `listing`."""
+    before = len(listing.problems)
+    channels = _channels(raw, path, listing)
+    labels = _labels(raw.get("labels"), path, listing)
+    if len(listing.problems) > before:
+        return None
+    name = str(raw.get("name") or path.parent.name)
+    licence = str(raw.get("licence") or raw.get("license") or "")
+    return DatasetFacts(name, channels, labels, str(raw.get("description") or ""), licence)
+
+
+def _channels(raw: Mapping[str, Any], path: Path, listing: Listing) -> tuple[str, ...]:
+    found = raw.get("channels") or raw.get("channel_names") or raw.get("modality")
+    if isinstance(found, dict) and sorted(found, key=str) == sorted(map(str, range(len(found)))):
+        return tuple(str(found[str(index)]) for index in range(len(found)))
+    if isinstance(found, list) and found:
+        return tuple(map(str, found))
+    what = f"modality (or channel_names) is {found!r}, expected a name for each channel from 0 on"
+    listing.problem(what, path, 'write "modality": {"0": "MRI"}')
+    return ()
+
+
+def _labels(found: Any, path: Path, listing: Listing) -> dict[str, int]:
+    """Labels as name -> value, from value -> name (MSD) or name -> value (nnU-Net)."""
+    pairs: list[tuple[str, Any]] = []
+    if isinstance(found, dict) and found:
+        by_value = all(str(key).isdigit() for key in found)
+        pairs = [(str(v), int(k)) if by_value else (str(k), v) for k, v in found.items()]
+    wrong = [f"{name}: {value!r}" for name, value in pairs if not _is_label_value(value)]
+    if not pairs or wrong:
+        what = f"labels are {wrong or found!r}, expected one whole number from 0 to 65535 for each name"
+        fix = 'write "labels": {"0": "background", "1": "..."}; regions (lists of values) are not supported'
+        listing.problem(what, path, fix)
+        return {}
+    for kind, counts in (
+        ("name", Counter(name for name, _ in pairs)),
+        ("value", Counter(value for _, value in pairs)),
+    ):
+        twice = [key for key, count in counts.items() if count > 1]
+        if twice:
+            listing.problem(
+                f"labels give the {kind} {twice} twice", path, "give each class one name and value"
+            )
+    if "ignore" in dict(pairs):
+        listing.problem(
+            "the label 'ignore' is not supported", path, "relabel these voxels and drop the entry"
+        )
+    if 0 not in dict(pairs).values():
+        pairs.append(("background", 0))
+    return dict(sorted(pairs, key=lambda pair: int(pair[1])))
+
+
+def _is_label_value(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535
+
+
+def image_stem(name: str) -> str:
+    """File name without folder and NIfTI suffix."""
+    base = os.path.basename(name)
+    for suffix in (".nii.gz", ".nii"):
+        if base.endswith(suffix):
+            return base.removesuffix(suffix)
+    return base

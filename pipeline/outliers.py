@@ -1,0 +1,80 @@
+"""What only a whole set shows: labels that lie where no other case has them, and cases that are copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.fingerprint import Fingerprint
+
+FEWEST_CASES = 8  # below, a median deviation says too little
+SPREAD_FLOOR = 0.02  # of the volume's edge: two voxels of 100 are no outlier, however alike the others are
+COMPANIONS = 0.1  # share of the set that makes a place legitimate: left and right organs, for example
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+
+
+def find_position_outliers(fingerprints: Sequence[Fingerprint], limit: float) -> dict[str, str]:
+    """Finds labels in the wrong place of their image, such as those shifted under a right header.
+
+    For each class, the centre of its largest piece (as a share of the volume) is compared with the set's
+    median, in units of the set's spread along each axis (1.4826 x median absolute deviation, at least 0.02).
+    Sets whose objects lie anywhere are wide, and show no outlier. A place where a tenth of the set (and at
+    least two more cases) lies is no outlier either.
+
+    Args:
+        fingerprints: Of all readable cases.
+        limit: Largest distance from the median, in that unit.
+
+    Returns:
+        A sentence for each outlier, by case_id.
+    """
+    reasons: dict[str, tuple[float, str]] = {}
+    for name in sorted({name for f in fingerprints for name in f.classes}):
+        centres = {
+            f.case_id: centre
+            for f in fingerprints
+            if name in f.classes and (centre := f.classes[name].centroid_fraction) is not None
+        }
+        if len(centres) < FEWEST_CASES:
+            continue
+        positions = np.array(list(centres.values()))
+        median, scaled = _scale(positions)
+        distances = np.linalg.norm(scaled, axis=1)
+        for case_id, position, own, distance in zip(centres, positions, scaled, distances, strict=True):
+            near = int((np.linalg.norm(scaled - own, axis=1) < limit / 2).sum()) - 1
+            if distance <= limit or near >= max(2.0, COMPANIONS * len(centres)):
+                continue
+            reason = (
+                f"{name} lies at {_text(position)} of the volume, {distance:.1f} robust deviations from the "
+                f"set's median {_text(median)}, limit inspect.position_outlier = {limit:g}"
+            )
+            reasons[case_id] = max(reasons.get(case_id, (0.0, "")), (float(distance), reason))
+    return {case_id: reason for case_id, (_, reason) in reasons.items()}
+
+
+def find_copies(fingerprints: Sequence[Fingerprint]) -> dict[str, str]:
+    """Finds cases whose image has the voxels of another one.
+
+    Returns:
+        The first case (by case_id) with these voxels, by the case_id of each copy.
+    """
+    first: dict[str, str] = {}
+    copies = {}
+    for fingerprint in sorted(fingerprints, key=lambda f: f.case_id):
+        original = first.setdefault(fingerprint.image_sha256, fingerprint.case_id)
+        if original != fingerprint.case_id:
+            copies[fingerprint.case_id] = original
+    return copies
+
+
+def _scale(positions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Median, and offsets from it in robust deviations."""
+    median = np.median(positions, axis=0)
+    spread = np.maximum(MAD_TO_SIGMA * np.median(np.abs(positions - median), axis=0), SPREAD_FLOOR)
+    return median, (positions - median) / spread
+
+
+def _text(position: NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{value:.2f}" for value in position) + ")"
