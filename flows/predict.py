@@ -1,0 +1,145 @@
+"""Stage `predict`, and `segtrail predict`: test cases or any images through one `Predictor`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from prefect import flow
+
+from flows.stage import map_cases, run_stage
+from pipeline.bundle import Bundle, load_bundle
+from pipeline.cases import CaseRecord, load_cases
+from pipeline.config import load_params
+from pipeline.devices import choose_device
+from pipeline.errors import SegtrailError
+from pipeline.prediction import Predictor
+from pipeline.progress import Progress, format_seconds
+from pipeline.splits import load_splits
+
+LOGGER = logging.getLogger("segtrail")
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@flow(name="predict")
+def predict_flow(model: str) -> None:
+    """Predicts the test cases into `data/predictions/<model>/`.
+
+    Args:
+        model: One of `params.models`.
+    """
+    sides = load_splits(Path("data/splits/splits.csv"))
+    cases = [c for c in load_cases(Path("data/inspected/cases.csv")) if sides.get(c.case_id) == "test"]
+    bundle = load_bundle(Path("data/models") / model)
+    device = choose_device(os.environ.get("SEGTRAIL_DEVICES", "auto"))
+    predictor = Predictor(bundle, load_params().predict, device, {"name": model})
+    output = Path("data/predictions") / model
+    temporary = output.with_name(output.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+
+    def work(case: CaseRecord) -> None:
+        predictor.predict_files([Path(path) for path in case.images], temporary, case.case_id)
+
+    # One case at a time: the network already uses every core.
+    map_cases(work, cases, f"predict {model}", lambda case: case.case_id, workers=1)
+    shutil.rmtree(output, ignore_errors=True)
+    temporary.replace(output)
+
+
+def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -> int:
+    """Predicts files and folders; one bad input does not stop the others.
+
+    Args:
+        inputs: NIfTI files, or folders of them (`CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... are channels).
+        output: Folder for the results; created.
+        model: A bundle's folder, or NAME@ALIAS or NAME@VERSION of the registry.
+        devices: See `pipeline.devices.parse_devices`.
+
+    Returns:
+        Exit code: 0 only if every input was predicted.
+    """
+    bundle, identity = resolve_model(model)
+    channels = len(bundle.metadata.plan.channels)
+    cases, errors = group_inputs(inputs, channels)
+    predictor = Predictor(bundle, load_params().predict, choose_device(devices), identity)
+    output.mkdir(parents=True, exist_ok=True)
+    progress = Progress("predict", len(cases))
+    for case_id, images in sorted(cases.items()):
+        try:
+            record = predictor.predict_files(images, output, case_id)
+        except SegtrailError as error:
+            errors.append(error)
+            progress.step(f"{case_id} FAILED")
+            continue
+        volumes = ", ".join(f"{name} {list(v.values())[1]:.0f} mm3" for name, v in record["labels"].items())
+        progress.step(f"{case_id}: {volumes} in {format_seconds(record['seconds'])}")
+    for error in errors:
+        sys.stderr.write(f"\nsegtrail: error: {error}\n")
+    return 1 if errors else 0
+
+
+def resolve_model(model: str) -> tuple[Bundle, dict[str, str]]:
+    """Finds a bundle by folder, NAME@ALIAS or NAME@VERSION, and says what it is."""
+    if Path(model).is_dir():
+        return load_bundle(Path(model)), {"name": Path(model).name}
+    name, separator, version = model.partition("@")
+    if not separator:
+        raise SegtrailError(
+            f"{model!r} is neither a folder nor NAME@ALIAS", "--model", "for example phantom@champion"
+        )
+    from flows.tracking import find_bundle
+
+    folder, number = find_bundle(name, version)
+    return load_bundle(folder), {"name": name, "version": number}
+
+
+def group_inputs(inputs: Iterable[Path], channels: int) -> tuple[dict[str, list[Path]], list[SegtrailError]]:
+    """Finds the images in files and folders and groups channels into cases.
+
+    Returns:
+        Files by case id, in channel order; and one error for each input that cannot be used.
+    """
+    files: list[Path] = []
+    errors = []
+    for path in inputs:
+        found = sorted(p for p in path.rglob("*") if _is_image(p)) if path.is_dir() else [path]
+        if path.is_dir() and not found:
+            errors.append(
+                SegtrailError("no NIfTI image in this folder", str(path), "give .nii or .nii.gz files")
+            )
+        elif not path.exists():
+            errors.append(SegtrailError("there is no such file", str(path), "check the path"))
+        elif not path.is_dir() and not _is_image(path):
+            errors.append(
+                SegtrailError(f"{path.suffix or 'this'} is no NIfTI image", str(path), "give .nii.gz")
+            )
+        else:
+            files += found
+    cases: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        stem = file.name.removesuffix(".gz").removesuffix(".nii")
+        is_channel = channels > 1 and stem[-5:-4] == "_" and stem[-4:].isdigit()
+        case_id = stem[:-5] if is_channel else stem
+        if cases[case_id] and not is_channel:
+            errors.append(
+                SegtrailError(
+                    f"two inputs are named {case_id}", f"{cases[case_id][0]} and {file}", "rename one"
+                )
+            )
+            continue
+        cases[case_id].append(file)
+    return dict(cases), errors
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+if __name__ == "__main__":
+    run_stage(predict_flow, sys.argv[1])

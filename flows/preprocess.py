@@ -1,0 +1,74 @@
+"""Stage `preprocess`: raw cases become patches-to-be in `data/preprocessed/`, one file a case.
+
+The folder is kept between runs; only cases whose content, plan or code changed are computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+from prefect import flow
+
+import pipeline.preprocessing
+import pipeline.volume
+from flows.stage import map_cases, run_stage
+from pipeline.cases import CaseRecord, load_cases, usable_cases
+from pipeline.config import load_params
+from pipeline.io.nifti import load_label_map, load_volume
+from pipeline.plan import Plan, load_plan
+from pipeline.preprocessing import foreground_voxels, prepare_label_map, prepare_volume
+from pipeline.store import Manifest, StoredCase, content_key, save_case
+
+LOGGER = logging.getLogger("segtrail")
+OUTPUT = Path("data/preprocessed")
+MOST_POSITIONS = 4000  # foreground voxels kept a class and case for centring patches
+
+
+def case_key(case: CaseRecord, plan: Plan, dtype: str) -> str:
+    """Identity of a case's product: its files, what the plan says of preprocessing, and the code."""
+    relevant = plan.model_dump_json(include={"label_values", "spacing_mm", "normalization"})
+    code = [
+        hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+        for module in (pipeline.preprocessing, pipeline.volume)
+    ]
+    return content_key(case.sha256, relevant, dtype, str(MOST_POSITIONS), *code)
+
+
+def preprocess_case(case: CaseRecord, plan: Plan, dtype: str) -> str:
+    """Computes one case and returns the sha256 of its file."""
+    volume = load_volume([Path(path) for path in case.images])
+    image = prepare_volume(volume, plan, f"{case.case_id} ({case.images[0]})").numpy().astype(dtype)
+    label = prepare_label_map(load_label_map(Path(case.label)), plan)
+    foreground = foreground_voxels(label, len(plan.label_names), MOST_POSITIONS, int(case.sha256[:12], 16))
+    return save_case(OUTPUT, case.case_id, StoredCase(np.ascontiguousarray(image), label, foreground))
+
+
+@flow(name="preprocess")
+def preprocess_flow() -> None:
+    """Brings the store in line with the cases and the plan."""
+    plan = load_plan(Path("data/plan/plan.json"))
+    dtype = load_params().preprocess.dtype
+    cases = [case for case in usable_cases(load_cases(Path("data/inspected/cases.csv"))) if case.label]
+    keys = {case.case_id: case_key(case, plan, dtype) for case in cases}
+    manifest = Manifest(OUTPUT)
+    missing = [case for case in cases if not manifest.holds(case.case_id, keys[case.case_id])]
+    lock = threading.Lock()
+
+    def work(case: CaseRecord) -> None:
+        sha256 = preprocess_case(case, plan, dtype)
+        with lock:
+            manifest.add(case.case_id, keys[case.case_id], sha256)
+
+    map_cases(work, missing, "preprocess", lambda case: case.case_id)
+    removed = manifest.keep_only(keys)
+    LOGGER.info(
+        "preprocessed %d, unchanged %d, removed %d", len(missing), len(cases) - len(missing), len(removed)
+    )
+
+
+if __name__ == "__main__":
+    run_stage(preprocess_flow)

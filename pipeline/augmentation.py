@@ -1,0 +1,159 @@
+"""Random changes of a training batch: first drawn, then applied, on any device.
+
+What is drawn is a plain record, so that a transform can be tested and repeated without a seed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from pipeline.config import AugmentationParams
+
+
+@dataclass(frozen=True)
+class AugmentationDraw:
+    """Parameters of one batch of N samples.
+
+    Attributes:
+        flip: (N, 3) bool, along X, Y, Z.
+        angles: (N, 3) radians about X, Y, Z; 0 = no rotation.
+        scale: (N,) zoom factor; 1 = none, above 1 makes objects larger.
+        noise_std: (N,) deviation of added noise; 0 = none.
+        brightness: (N,) factor.
+        contrast: (N,) factor about the mean.
+        gamma: (N,) exponent; 1 = none.
+        noise_seed: Seed of the noise field.
+    """
+
+    flip: torch.Tensor
+    angles: torch.Tensor
+    scale: torch.Tensor
+    noise_std: torch.Tensor
+    brightness: torch.Tensor
+    contrast: torch.Tensor
+    gamma: torch.Tensor
+    noise_seed: int
+
+
+def draw_augmentation(
+    params: AugmentationParams, samples: int, flat: bool, generator: torch.Generator
+) -> AugmentationDraw:
+    """Draws the parameters of one batch.
+
+    Args:
+        params: Probabilities and ranges.
+        samples: Batch size N.
+        flat: Patches of one slice: rotation about Z only, no flip along Z.
+        generator: Source of chance, on the CPU.
+    """
+
+    def chosen(probability: float, *shape: int) -> torch.Tensor:
+        return torch.rand(samples, *shape, generator=generator) < probability
+
+    def between(low: float, high: float, *shape: int) -> torch.Tensor:
+        return torch.rand(samples, *shape, generator=generator) * (high - low) + low
+
+    flip = chosen(params.flip, 3)
+    limit = math.radians(params.rotation_degrees)
+    angles = between(-limit, limit, 3) * chosen(params.rotation, 1)
+    if flat:
+        flip[:, 2] = False
+        angles[:, :2] = 0
+    one = torch.ones(samples)
+    return AugmentationDraw(
+        flip=flip,
+        angles=angles,
+        scale=torch.where(chosen(params.scale), between(*params.scale_range), one),
+        noise_std=between(0, params.noise_std) * chosen(params.noise),
+        brightness=torch.where(chosen(params.intensity), between(0.75, 1.25), one),
+        contrast=torch.where(chosen(params.intensity), between(0.75, 1.25), one),
+        gamma=torch.where(chosen(params.intensity), between(0.7, 1.5), one),
+        noise_seed=int(torch.randint(2**31, (1,), generator=generator)),
+    )
+
+
+def apply_augmentation(
+    image: torch.Tensor, label: torch.Tensor, padding: torch.Tensor, draw: AugmentationDraw
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Applies a draw.
+
+    Args:
+        image: (N, C, X, Y, Z) normalised float.
+        label: (N, X, Y, Z) integer.
+        padding: (C,) value of the image outside its field of view.
+        draw: From `draw_augmentation`.
+
+    Returns:
+        Image and label of the same shapes. Labels are moved by nearest neighbour.
+    """
+    image, label = _rotate_and_scale(image, label, padding, draw)
+    image, label = _flip(image, label, draw)
+    return _change_intensity(image, draw), label
+
+
+def _rotation_matrices(angles: torch.Tensor) -> torch.Tensor:
+    """(N, 3, 3) rotations about X, then Y, then Z."""
+    cosines, sines = angles.cos(), angles.sin()
+    result = torch.eye(3).expand(len(angles), 3, 3)
+    for axis, (a, b) in enumerate(((1, 2), (0, 2), (0, 1))):
+        one = torch.eye(3).repeat(len(angles), 1, 1)
+        one[:, a, a] = one[:, b, b] = cosines[:, axis]
+        one[:, a, b], one[:, b, a] = -sines[:, axis], sines[:, axis]
+        result = one @ result
+    return result
+
+
+def _rotate_and_scale(
+    image: torch.Tensor, label: torch.Tensor, padding: torch.Tensor, draw: AugmentationDraw
+) -> tuple[torch.Tensor, torch.Tensor]:
+    moved = ((draw.angles != 0).any(dim=1) | (draw.scale != 1)).nonzero()[:, 0]
+    if len(moved) == 0:
+        return image, label
+    size = torch.tensor(image.shape[2:], dtype=torch.float32)
+    # In voxels the grid is rigid; grid_sample counts in half extents and in the order Z, Y, X.
+    matrix = _rotation_matrices(draw.angles[moved]) / draw.scale[moved, None, None]
+    matrix = matrix * size[None, None, :] / size[None, :, None]
+    theta = torch.zeros(len(moved), 3, 4)
+    theta[:, :, :3] = matrix.flip(1, 2)
+    shape = [len(moved), 1, *image.shape[2:]]
+    grid = functional.affine_grid(theta.to(image.device), shape, align_corners=False)
+    where = moved.to(image.device)
+    offset = padding.to(image).view(1, -1, 1, 1, 1)
+    image, label = image.clone(), label.clone()
+    image[where] = functional.grid_sample(image[where] - offset, grid, align_corners=False) + offset
+    moved_label = functional.grid_sample(
+        label[where][:, None].to(grid.dtype), grid, mode="nearest", align_corners=False
+    )
+    label[where] = moved_label[:, 0].to(label.dtype)
+    return image, label
+
+
+def _flip(
+    image: torch.Tensor, label: torch.Tensor, draw: AugmentationDraw
+) -> tuple[torch.Tensor, torch.Tensor]:
+    axes = [[axis for axis in range(3) if draw.flip[n, axis]] for n in range(len(image))]
+    flipped = torch.stack([x.flip([1 + a for a in own]) for x, own in zip(image, axes, strict=True)])
+    return flipped, torch.stack([x.flip(own) for x, own in zip(label, axes, strict=True)])
+
+
+def _change_intensity(image: torch.Tensor, draw: AugmentationDraw) -> torch.Tensor:
+    def a_sample(values: torch.Tensor) -> torch.Tensor:
+        return values.to(image).view(-1, 1, 1, 1, 1)
+
+    if bool((draw.noise_std > 0).any()):
+        generator = torch.Generator(image.device).manual_seed(draw.noise_seed)
+        noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+        image = image + noise * a_sample(draw.noise_std)
+    image = image * a_sample(draw.brightness)
+    if bool((draw.contrast != 1).any()):
+        mean = image.mean(dim=(2, 3, 4), keepdim=True)
+        image = (image - mean) * a_sample(draw.contrast) + mean
+    if bool((draw.gamma != 1).any()):
+        low = image.amin(dim=(2, 3, 4), keepdim=True)
+        span = (image.amax(dim=(2, 3, 4), keepdim=True) - low).clamp_min(1e-6)
+        image = ((image - low) / span) ** a_sample(draw.gamma) * span + low
+    return image

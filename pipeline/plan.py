@@ -1,0 +1,88 @@
+"""The plan as a record: what preprocessing, training and inference know of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import SegtrailError
+from pipeline.topology import Triple
+
+
+class ChannelNormalization(BaseModel):
+    """How one channel is brought to zero mean and unit deviation.
+
+    Attributes:
+        scheme: "ct" clips to [low, high] and uses the data set's mean and std; "zscore" uses the case's own.
+        low, high: Clip limits in the unit of the image (HU), percentiles 0.5 and 99.5 of the foreground.
+        mean, std: Of the foreground of the data set.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    scheme: Literal["ct", "zscore"]
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
+
+    @property
+    def padding(self) -> float:
+        """Normalised value outside the image: the lowest for CT (air), the mean otherwise."""
+        return (self.low - self.mean) / self.std if self.scheme == "ct" else 0.0
+
+
+class Plan(BaseModel):
+    """Everything preprocessing, training and inference need to know of the data.
+
+    Attributes:
+        dataset: Name of the data set.
+        channels: Modality names.
+        label_names: Class names by network index; index 0 is background.
+        label_values: Value in the source label maps of each index.
+        dimensions: 2 (networks see single slices along Z) or 3.
+        spacing_mm: Target voxel size along X, Y, Z (canonical order).
+        patch_size: Voxels along X, Y, Z; Z is 1 in 2D.
+        batch_size: Patches a step.
+        strides: Down-sampling of each stage along X, Y, Z; the first is (1, 1, 1).
+        kernels: Convolution kernel of each stage.
+        features: Feature maps of each stage.
+        normalization: One entry a channel.
+        reasons: Why each value was chosen.
+        n_cases: Number of cases the plan was made from.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    channels: tuple[str, ...]
+    label_names: tuple[str, ...]
+    label_values: tuple[int, ...]
+    dimensions: Literal[2, 3]
+    spacing_mm: tuple[float, float, float]
+    patch_size: Triple
+    batch_size: int
+    strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
+    features: tuple[int, ...]
+    normalization: tuple[ChannelNormalization, ...]
+    reasons: dict[str, str]
+    n_cases: int
+
+    def save(self, path: Path) -> None:
+        """Writes the plan as readable JSON."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_plan(path: Path) -> Plan:
+    """Reads `plan.json`.
+
+    Raises:
+        SegtrailError: The file is missing.
+    """
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SegtrailError("the plan is missing", str(path), "dvc repro plan") from error

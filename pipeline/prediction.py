@@ -1,0 +1,108 @@
+"""One case from image files to prediction files; the stage, the command and the served model all go here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.bundle import Bundle
+from pipeline.config import PredictParams
+from pipeline.inference import predict_probabilities
+from pipeline.io.nifti import load_volume, save_label_map
+from pipeline.overlays import draw_overlay
+from pipeline.postprocessing import to_prediction
+from pipeline.volume import LabelMap, Prediction, Volume, spacing_mm
+
+
+class Predictor:
+    """A bundle ready to predict.
+
+    Args:
+        bundle: The model.
+        params: Section `predict`.
+        device: Where the network runs.
+        identity: Name and version of the model, written beside each prediction.
+    """
+
+    def __init__(
+        self, bundle: Bundle, params: PredictParams, device: torch.device, identity: dict[str, Any]
+    ) -> None:
+        self.plan = bundle.metadata.plan
+        self.params = params
+        self.device = device
+        self.identity = {**identity, "bundle_sha256": bundle.sha256}
+        self.network = bundle.build(device)
+
+    def predict(self, volume: Volume, where: str) -> Prediction:
+        """Label map and instances on the grid of `volume`.
+
+        Args:
+            volume: As read from disk.
+            where: Case id and file, for errors.
+        """
+        probabilities = predict_probabilities(
+            self.network, volume, self.plan, self.params, self.device, where
+        )
+        return to_prediction(probabilities, volume.affine, self.plan, self.params.min_component_mm3)
+
+    def predict_files(self, images: Sequence[Path], output: Path, case_id: str) -> dict[str, Any]:
+        """Predicts one case and writes `<case_id>_labels.nii.gz`, `_instances.nii.gz`, `_overlay.png`, `.json`.
+
+        Args:
+            images: One file a channel.
+            output: Existing folder.
+            case_id: Stem of the written files.
+
+        Returns:
+            The record that was written as JSON; it is written last.
+
+        Raises:
+            SegtrailError: The image cannot be read or does not fit the model.
+        """
+        started = time.monotonic()
+        volume = load_volume(images)
+        prediction = self.predict(volume, f"{case_id} ({images[0]})")
+        save_label_map(prediction.label_map, output / f"{case_id}_labels.nii.gz", images[0])
+        instances = LabelMap(prediction.instances.array, volume.affine)
+        save_label_map(instances, output / f"{case_id}_instances.nii.gz", images[0])
+        draw_overlay(volume, prediction.label_map, None, output / f"{case_id}_overlay.png", case_id)
+        record = {
+            "case_id": case_id,
+            "input": [str(path) for path in images],
+            "model": self.identity,
+            "settings": self.params.model_dump(mode="json"),
+            **self._measure(prediction, volume),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return record
+
+    def _measure(self, prediction: Prediction, volume: Volume) -> dict[str, Any]:
+        """Volumes of labels and instances: mm3, in 2D mm2."""
+        x, y, z = spacing_mm(volume.affine)
+        flat = prediction.label_map.array.shape[2] == 1
+        voxel = x * y * (1.0 if flat else z)
+        size = "area_mm2" if flat else "volume_mm3"
+        labels = {}
+        for name, value in zip(self.plan.label_names[1:], self.plan.label_values[1:], strict=True):
+            voxels = int((prediction.label_map.array == value).sum())
+            labels[name] = {"voxels": voxels, size: round(voxels * voxel, 3)}
+        names = dict(zip(self.plan.label_values, self.plan.label_names, strict=True))
+        instances = [
+            {
+                "id": item.id,
+                "label": names[item.label],
+                "score": round(item.score, 4),
+                "voxels": item.voxels,
+                size: round(item.voxels * voxel, 3),
+                "centroid_mm": [round(v, 3) for v in item.centroid_mm],
+                "box_voxels": [list(corner) for corner in item.box_voxels],
+            }
+            for item in prediction.instances.items
+        ]
+        return {"labels": labels, "instances": instances}

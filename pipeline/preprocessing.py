@@ -1,0 +1,133 @@
+"""From a raw case to what a network sees: canonical axes, normalised, on the plan's spacing.
+
+Order as in nnU-Net: normalise first, then resample. Training and inference share `prepare_volume`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from pipeline.errors import SegtrailError
+from pipeline.plan import ChannelNormalization, Plan
+from pipeline.volume import LabelMap, Volume, spacing_mm, to_canonical
+
+Shape = tuple[int, int, int]
+
+
+def target_shape(shape: tuple[int, ...], spacing: tuple[float, float, float], plan: Plan) -> Shape:
+    """Voxels along X, Y, Z (canonical) on the plan's spacing, at least 1 each."""
+    x, y, z = (
+        max(1, round(n * old / new)) for n, old, new in zip(shape[-3:], spacing, plan.spacing_mm, strict=True)
+    )
+    return x, y, z
+
+
+def resample_linear(array: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Trilinear resampling over the same extent (voxel edges stay in place).
+
+    Args:
+        array: (C, X, Y, Z) float.
+        shape: New X, Y, Z.
+    """
+    if tuple(array.shape[1:]) == shape:
+        return array
+    return functional.interpolate(array[None], size=shape, mode="trilinear", align_corners=False)[0]
+
+
+def normalize(channel: NDArray[np.float32], how: ChannelNormalization) -> NDArray[np.float32]:
+    """Brings one channel to zero mean and unit deviation.
+
+    Args:
+        channel: (X, Y, Z) in the unit of the image.
+        how: The plan's entry of the channel.
+    """
+    if how.scheme == "ct":
+        return (np.clip(channel, how.low, how.high) - how.mean) / how.std
+    deviation = float(channel.std(dtype=np.float64))
+    return ((channel - channel.mean(dtype=np.float64)) / max(deviation, 1e-8)).astype(np.float32)
+
+
+def prepare_volume(volume: Volume, plan: Plan, where: str) -> torch.Tensor:
+    """Makes the network's input from a volume as it was read.
+
+    Args:
+        volume: Source grid, any orientation.
+        plan: The data set's plan.
+        where: Case id and file, for errors.
+
+    Returns:
+        (C, X, Y, Z) float32 on the plan's spacing, canonical axis order.
+
+    Raises:
+        SegtrailError: The number of channels is not the plan's, or values are not finite.
+    """
+    if len(volume.array) != len(plan.channels):
+        raise SegtrailError(
+            f"{len(volume.array)} channel(s), the model wants {len(plan.channels)}: {', '.join(plan.channels)}",
+            where,
+            "give one file a channel, in this order",
+        )
+    array, affine = to_canonical(volume.array, volume.affine)
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise SegtrailError(
+            f"{int((~np.isfinite(array)).sum())} voxels are NaN or infinite", where, "repair the file"
+        )
+    for index, how in enumerate(plan.normalization):
+        array[index] = normalize(array[index], how)
+    shape = target_shape(array.shape, spacing_mm(affine), plan)
+    return resample_linear(torch.from_numpy(array), shape)
+
+
+def prepare_label_map(label_map: LabelMap, plan: Plan) -> NDArray[np.uint8]:
+    """Puts a reference on the plan's grid: source values become network indices.
+
+    Each class is resampled as a linear membership and the largest wins, so that thin structures keep their
+    volume better than by nearest neighbour.
+
+    Returns:
+        (X, Y, Z) uint8 of network indices.
+    """
+    array, affine = to_canonical(label_map.array, label_map.affine)
+    indices = np.zeros(array.shape, np.uint8)
+    for index, value in enumerate(plan.label_values):
+        indices[array == value] = index
+    shape = target_shape(indices.shape, spacing_mm(affine), plan)
+    if shape == indices.shape:
+        return indices
+    winner = np.zeros(shape, np.uint8)
+    highest = np.zeros(shape, np.float32)
+    for index in range(len(plan.label_values)):
+        member = torch.from_numpy((indices == index).astype(np.float32))[None]
+        share = resample_linear(member, shape)[0].numpy()
+        better = share > highest
+        winner[better] = index
+        highest[better] = share[better]
+    return winner
+
+
+def foreground_voxels(label: NDArray[np.uint8], classes: int, most: int, seed: int) -> NDArray[Any]:
+    """Draws positions at which a training patch may be centred.
+
+    Args:
+        label: (X, Y, Z) network indices.
+        classes: Number of classes, background included.
+        most: Largest number of positions a class.
+        seed: Of the draw, from the case's content.
+
+    Returns:
+        (N, 4) int16 rows of class index, x, y, z.
+    """
+    generator = np.random.default_rng(seed)
+    rows = [np.zeros((0, 4), np.int16)]
+    for index in range(1, classes):
+        positions = np.argwhere(label == index)
+        if len(positions) > most:
+            positions = positions[np.sort(generator.choice(len(positions), most, replace=False))]
+        rows.append(np.insert(positions, 0, index, axis=1).astype(np.int16))
+    return np.concatenate(rows)

@@ -1,0 +1,181 @@
+"""Training as a process of its own: `python -m pipeline.train_worker JOB.json`.
+
+It knows no Prefect, MLflow or DVC, so that it runs on a bare GPU machine, and so that Lightning may start it
+once a device. Only the standard library and pydantic are imported before the work begins.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.config import TrainParams
+from pipeline.errors import SegtrailError
+from pipeline.plan import load_plan
+
+LOGGER = logging.getLogger("segtrail")
+
+
+class TrainingJob(BaseModel):
+    """Everything a training needs, as one JSON file.
+
+    Attributes:
+        model: Name of the model and of its network.
+        params: `train.<model>`.
+        plan: Path of `plan.json`.
+        store: Folder of preprocessed cases.
+        training_cases, validation_cases: Case ids.
+        scratch: Folder of checkpoints; kept until the training has finished.
+        output: Folder that receives the bundle and `history.csv`.
+        provenance: Goes into the bundle as it is.
+        devices: "auto", "cpu", "cpu:2", "0", "0,1".
+        workers: Loader processes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    params: TrainParams
+    plan: Path
+    store: Path
+    training_cases: tuple[str, ...]
+    validation_cases: tuple[str, ...]
+    scratch: Path
+    output: Path
+    provenance: dict[str, Any]
+    devices: str = "auto"
+    workers: int = 0
+
+
+def run_job(job: TrainingJob) -> None:
+    """Trains, then writes the bundle, `history.csv` and `result.json` into the output folder.
+
+    Raises:
+        SegtrailError: Another process trains in the same scratch folder, or a value cannot work.
+    """
+    import pytorch_lightning as pl
+    import torch
+
+    from pipeline.bundle import save_bundle
+    from pipeline.datamodule import PatchDataModule
+    from pipeline.models.modules import SemanticModule
+    from pipeline.training import HISTORY, fit
+
+    plan = load_plan(job.plan)
+    pl.seed_everything(job.params.seed, verbose=False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    data = PatchDataModule(job.store, job.training_cases, job.validation_cases, plan, job.params, job.workers)
+    weights = class_weights(job)
+    module = SemanticModule(job.model, plan, job.params, weights)
+    started = time.time()
+    result = fit(module, data, job.params, job.scratch, job.devices)
+    if int(os.environ.get("LOCAL_RANK", "0")) != 0:
+        return
+    job.output.mkdir(parents=True, exist_ok=True)
+    sha256 = save_bundle(
+        job.output,
+        result.weights,
+        model=job.model,
+        network=job.model,
+        network_arguments=result.network_arguments,
+        plan=plan,
+        params=job.params.model_dump(mode="json"),
+        provenance=job.provenance,
+        validation_dice=result.validation_dice,
+    )
+    (job.output / HISTORY).write_bytes((job.scratch / HISTORY).read_bytes())
+    record = {
+        "bundle_sha256": sha256,
+        "best_epoch": result.best_epoch,
+        "best_validation_dice": result.validation_dice,
+        "seconds": round(result.seconds, 1),
+        "resumed": result.resumed,
+        "devices": result.devices,
+        "started": started,
+    }
+    (job.output / "result.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def class_weights(job: TrainingJob) -> list[float] | None:
+    """Weights of the classes, background first, with mean 1; None when all are equal.
+
+    "balanced" is the inverse square root of a class's share of the training voxels.
+
+    Raises:
+        SegtrailError: The list in params has another length than there are classes.
+    """
+    import numpy as np
+
+    from pipeline.store import load_case
+
+    names = load_plan(job.plan).label_names
+    wanted = job.params.class_weights
+    if wanted == "none":
+        return None
+    if wanted != "balanced":
+        if len(wanted) != len(names):
+            raise SegtrailError(
+                f"{len(wanted)} class weights for {len(names)} classes ({', '.join(names)})",
+                f"params.yaml: train.{job.model}.class_weights",
+                "give one number a class, background first",
+            )
+        return list(wanted)
+    counts = sum(
+        np.bincount(load_case(job.store, case_id).label.ravel(), minlength=len(names))
+        for case_id in job.training_cases
+    )
+    weights = 1.0 / np.sqrt(np.maximum(counts, 1) / np.sum(counts))
+    return [float(w) for w in weights / weights.mean()]
+
+
+def hold_lock(scratch: Path) -> Any:
+    """Takes the lock of a scratch folder for the life of the process.
+
+    Raises:
+        SegtrailError: Another process holds it.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    path = scratch / "lock"
+    stream = path.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.seek(0)
+        raise SegtrailError(
+            f"another process (pid {stream.read().strip() or 'unknown'}) is training this model",
+            str(path),
+            "wait until it has finished, or end it",
+        ) from error
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    return stream
+
+
+def main() -> int:
+    """Entry point; prints progress lines and one clear error."""
+    logging.basicConfig(format="  %(message)s", stream=sys.stdout, level=logging.WARNING)
+    LOGGER.setLevel(logging.INFO)
+    job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        rank_zero = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        lock = hold_lock(job.scratch) if rank_zero else None
+        run_job(job)
+    except SegtrailError as error:
+        sys.stderr.write(f"\nsegtrail: error: {error}\n")
+        return 1
+    if lock is not None:
+        lock.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

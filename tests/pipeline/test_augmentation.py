@@ -1,0 +1,134 @@
+"""Augmentation by hand: quarter turns, doubling, flips; and that a draw decides everything."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipeline.augmentation import AugmentationDraw, apply_augmentation, draw_augmentation
+from pipeline.config import AugmentationParams
+
+PADDING = torch.tensor([-3.0])
+
+
+@pytest.fixture
+def params() -> AugmentationParams:
+    shipped = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    return AugmentationParams(**shipped["train"]["unet"]["augmentation"])
+
+
+def nothing(samples: int) -> AugmentationDraw:
+    one = torch.ones(samples)
+    return AugmentationDraw(
+        flip=torch.zeros(samples, 3, dtype=torch.bool),
+        angles=torch.zeros(samples, 3),
+        scale=one,
+        noise_std=torch.zeros(samples),
+        brightness=one,
+        contrast=one,
+        gamma=one,
+        noise_seed=0,
+    )
+
+
+def arrow(x: int = 9, y: int = 9, z: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    """One sample with a voxel of label 2 at the end of a line of label 1 along X."""
+    label = torch.zeros(1, x, y, z, dtype=torch.uint8)
+    label[0, 4:7, 4, 4] = 1
+    label[0, 7, 4, 4] = 2
+    return label[:, None].float() * 10, label
+
+
+def test_the_empty_draw_changes_nothing() -> None:
+    image, label = arrow()
+    new_image, new_label = apply_augmentation(image, label, PADDING, nothing(1))
+    assert torch.equal(new_image, image)
+    assert torch.equal(new_label, label)
+
+
+def test_a_quarter_turn_about_z_moves_x_to_y_in_image_and_label() -> None:
+    image, label = arrow()
+    draw = replace(nothing(1), angles=torch.tensor([[0.0, 0.0, math.pi / 2]]))
+    new_image, new_label = apply_augmentation(image, label, PADDING, draw)
+    tips = (new_label[0] == 2).nonzero().tolist()
+    assert tips in ([[4, 7, 4]], [[4, 1, 4]])
+    assert torch.allclose(new_image[0, 0], new_label[0].float() * 10, atol=1e-3)
+
+
+def test_a_rotation_is_rigid_on_a_box_that_is_no_cube() -> None:
+    image, label = torch.zeros(1, 1, 21, 11, 5), torch.zeros(1, 21, 11, 5, dtype=torch.uint8)
+    label[0, 10, 2:9, 2] = 1
+    draw = replace(nothing(1), angles=torch.tensor([[0.0, 0.0, math.pi / 2]]))
+    _, turned = apply_augmentation(image, label, PADDING, draw)
+    assert turned[0, 7:14, 5, 2].tolist() == [1] * 7
+    assert int(turned.sum()) == 7
+
+
+def test_scale_two_makes_a_cube_eight_times_as_large() -> None:
+    label = torch.zeros(1, 24, 24, 24, dtype=torch.uint8)
+    label[0, 8:16, 8:16, 8:16] = 1
+    draw = replace(nothing(1), scale=torch.tensor([2.0]))
+    _, scaled = apply_augmentation(label[:, None].float(), label, PADDING, draw)
+    assert int(scaled.sum()) == 16**3
+
+
+def test_what_comes_in_from_outside_is_padding() -> None:
+    image, label = torch.zeros(1, 1, 16, 16, 16), torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
+    draw = replace(nothing(1), scale=torch.tensor([0.5]))
+    shrunk, _ = apply_augmentation(image, label, PADDING, draw)
+    assert shrunk[0, 0, 0, 0, 0] == pytest.approx(-3.0)
+    assert shrunk[0, 0, 8, 8, 8] == pytest.approx(0.0)
+
+
+def test_flip_mirrors_the_chosen_axis_of_the_chosen_sample() -> None:
+    image, label = arrow(12, 9, 9)
+    image, label = image.repeat(2, 1, 1, 1, 1), label.repeat(2, 1, 1, 1)
+    draw = replace(nothing(2), flip=torch.tensor([[True, False, False], [False, False, False]]))
+    new_image, new_label = apply_augmentation(image, label, PADDING, draw)
+    assert torch.equal(new_label[0], label[0].flip(0))
+    assert torch.equal(new_image[0], image[0].flip(1))
+    assert torch.equal(new_label[1], label[1])
+
+
+def test_noise_has_the_drawn_deviation_and_repeats() -> None:
+    image, label = torch.zeros(2, 1, 24, 24, 24), torch.zeros(2, 24, 24, 24, dtype=torch.uint8)
+    draw = replace(nothing(2), noise_std=torch.tensor([0.0, 0.5]), noise_seed=7)
+    first, _ = apply_augmentation(image, label, PADDING, draw)
+    second, _ = apply_augmentation(image, label, PADDING, draw)
+    assert torch.equal(first, second)
+    assert float(first[0].std()) == 0.0
+    assert float(first[1].std()) == pytest.approx(0.5, rel=0.02)
+
+
+def test_contrast_keeps_the_mean_and_gamma_the_range() -> None:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 1, 8, 8, 8, generator=generator)
+    label = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+    louder, _ = apply_augmentation(image, label, PADDING, replace(nothing(1), contrast=torch.tensor([1.2])))
+    assert float(louder.mean()) == pytest.approx(float(image.mean()), abs=1e-6)
+    assert float(louder.std()) == pytest.approx(1.2 * float(image.std()), rel=1e-5)
+    bent, _ = apply_augmentation(image, label, PADDING, replace(nothing(1), gamma=torch.tensor([1.5])))
+    assert float(bent.min()) == pytest.approx(float(image.min()))
+    assert float(bent.max()) == pytest.approx(float(image.max()))
+
+
+def test_draws_repeat_and_stay_in_range(params: AugmentationParams) -> None:
+    first = draw_augmentation(params, 500, False, torch.Generator().manual_seed(3))
+    second = draw_augmentation(params, 500, False, torch.Generator().manual_seed(3))
+    assert torch.equal(first.angles, second.angles)
+    assert float(first.angles.abs().max()) <= math.radians(params.rotation_degrees)
+    assert float(first.scale.min()) >= params.scale_range[0]
+    rotated = (first.angles != 0).any(dim=1).float().mean()
+    assert float(rotated) == pytest.approx(params.rotation, abs=0.07)
+
+
+def test_flat_patches_turn_only_in_their_plane(params: AugmentationParams) -> None:
+    draw = draw_augmentation(params, 200, True, torch.Generator().manual_seed(3))
+    assert not draw.flip[:, 2].any()
+    assert not draw.angles[:, :2].any()
+    assert draw.angles[:, 2].any()
