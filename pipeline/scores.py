@@ -1,0 +1,94 @@
+"""One metric of every test case and class, and which of two values is the better one."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import SegtrailError, unknown_name
+
+IDENTITY = ("case_id", "patient_id", "label", "reference_voxels", "prediction_voxels")
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One metric of one class in one test case.
+
+    Attributes:
+        value: NaN where the metric is undefined.
+        reference_voxels: Size of the class in the reference.
+        prediction_voxels: Size of the class in the prediction.
+    """
+
+    case_id: str
+    patient_id: str
+    label: str
+    value: float
+    reference_voxels: int
+    prediction_voxels: int
+
+
+def parse_metric(name: str) -> tuple[str, str]:
+    """Class ("" for the mean over classes) and column of a name such as `test/dice` or `test/<class>/dice`.
+
+    Raises:
+        SegtrailError: It is not a metric of the test cases.
+    """
+    split, *label, column = name.split("/")
+    if split != "test" or not column:
+        raise SegtrailError(
+            f"register.metric is {name!r}, expected test/<metric> or test/<class>/<metric>",
+            "params.yaml: register.metric",
+            "name a metric of the test cases, such as test/dice",
+        )
+    return "/".join(label), column
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is a distance or an error; an error is compared by its size."""
+    return metric.endswith("_mm") or is_error(metric)
+
+
+def is_error(metric: str) -> bool:
+    """Whether a metric is a signed error, best at 0."""
+    return "error" in metric.rsplit("/", 1)[-1]
+
+
+def rank(metric: str, value: float) -> float:
+    """A number that is larger for the better value."""
+    size = abs(value) if is_error(metric) else value
+    return -size if lower_is_better(metric) else size
+
+
+def load_scores(path: Path, metric: str) -> list[CaseScore]:
+    """Reads one metric of a `cases.csv` of `data/metrics`, all classes.
+
+    Args:
+        path: The table.
+        metric: Name as in `register.metric`.
+
+    Raises:
+        SegtrailError: The file is missing, or has no such metric.
+    """
+    _, column = parse_metric(metric)
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), reader.fieldnames or []
+    except FileNotFoundError as error:
+        raise SegtrailError("the table of case metrics is missing", str(path), "dvc repro") from error
+    if column not in columns or column in IDENTITY:
+        legal = [f"test/{name}" for name in columns if name not in IDENTITY]
+        raise unknown_name("metric", metric, legal, "params.yaml: register.metric")
+    return [
+        CaseScore(
+            case_id=row["case_id"],
+            patient_id=row["patient_id"],
+            label=row["label"],
+            value=float(row[column] or "nan"),
+            reference_voxels=int(row["reference_voxels"]),
+            prediction_voxels=int(row["prediction_voxels"]),
+        )
+        for row in rows
+    ]
