@@ -1,0 +1,121 @@
+"""The plan: nnU-Net's published one for hippocampus, anisotropy by hand, overrides and their errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.config import PlanParams
+from pipeline.errors import SegtrailError
+from pipeline.fingerprint import ChannelStatistics, Fingerprint
+from pipeline.io.sources import DatasetFacts
+from pipeline.plan import load_plan
+from pipeline.planning import build_plan
+
+MRI = DatasetFacts("brain", ("MRI",), {"background": 0, "edema": 2, "core": 4})
+
+
+def make_params(**changes: Any) -> PlanParams:
+    shipped = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["plan"]
+    return PlanParams(**{**shipped, **changes})
+
+
+def make_fingerprints(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], count: int = 9, channels: int = 1
+) -> list[Fingerprint]:
+    samples = tuple(float(v) for v in np.linspace(-100, 100, 1000))
+    channel = ChannelStatistics(
+        mean=0, std=57, median=0, min=-100, max=100, p00_5=-99, p99_5=99, samples=samples
+    )
+    return [
+        Fingerprint(
+            case_id=f"c{i}", shape=shape, spacing_mm=spacing, intensity=(channel,) * channels, classes={}
+        )
+        for i in range(count)
+    ]
+
+
+def test_hippocampus_gets_the_published_plan() -> None:
+    plan = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1), 180), MRI, make_params())
+    assert plan.spacing_mm == (1, 1, 1)
+    assert plan.patch_size == (40, 56, 40)
+    assert len(plan.strides) == 4
+    assert plan.normalization[0].scheme == "zscore"
+    assert plan.label_names == ("background", "edema", "core")
+    assert plan.label_values == (0, 2, 4)
+
+
+def test_spacing_is_the_median_and_the_patch_lies_within_its_budget() -> None:
+    cases = make_fingerprints((300, 300, 120), (0.8, 0.8, 1.5), 2) + make_fingerprints(
+        (300, 300, 120), (1, 1, 2), 3
+    )
+    plan = build_plan(cases, MRI, make_params(max_patch_voxels=100_000))
+    assert plan.spacing_mm == (1, 1, 2)
+    assert np.prod(plan.patch_size) <= 100_000
+    assert np.prod(plan.patch_size) > 50_000
+    assert plan.patch_size[2] < plan.patch_size[0]
+
+
+def test_a_very_coarse_axis_takes_its_tenth_percentile() -> None:
+    cases = make_fingerprints((320, 320, 20), (1, 1, 4.5), 2) + make_fingerprints((320, 320, 20), (1, 1, 6), 8)
+    plan = build_plan(cases, MRI, make_params())
+    assert plan.spacing_mm[2] == pytest.approx(np.percentile([4.5] * 2 + [6] * 8, 10))
+    assert "anisotropic" in plan.reasons["spacing_mm"]
+
+
+def test_single_slices_get_a_2d_network() -> None:
+    plan = build_plan(make_fingerprints((256, 200, 1), (1, 1, 1), 50), MRI, make_params())
+    assert plan.dimensions == 2
+    assert plan.patch_size[2] == 1
+    assert all(stride[2] == 1 for stride in plan.strides)
+
+
+def test_ct_is_clipped_to_the_foreground_and_padded_with_its_lowest() -> None:
+    facts = DatasetFacts("chest", ("CT",), {"background": 0, "nodule": 1})
+    (how,) = build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), facts, make_params()).normalization
+    assert (how.scheme, how.low, how.high) == ("ct", pytest.approx(-99), pytest.approx(99))
+    assert how.padding == pytest.approx((how.low - how.mean) / how.std)
+
+
+def test_every_value_can_be_overridden() -> None:
+    params = make_params(
+        spacing_mm=(2, 2, 2), patch_size=(32, 32, 32), batch_size=5, dimensions=3, normalization="ct"
+    )
+    plan = build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, params)
+    assert plan.spacing_mm == (2, 2, 2)
+    assert plan.patch_size == (32, 32, 32)
+    assert plan.batch_size == 5
+    assert plan.normalization[0].scheme == "ct"
+    assert "set by plan.batch_size" in plan.reasons["batch_size"]
+
+
+def test_a_patch_that_cannot_be_halved_says_which_could() -> None:
+    with pytest.raises(SegtrailError, match=r"\[40, 56, 40\]"):
+        build_plan(
+            make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, make_params(patch_size=(37, 50, 39))
+        )
+
+
+def test_a_2d_patch_with_slices_is_refused() -> None:
+    with pytest.raises(SegtrailError, match="a 2D patch has one slice"):
+        build_plan(
+            make_fingerprints((64, 64, 64), (1, 1, 1)), MRI,
+            make_params(dimensions=2, patch_size=(32, 32, 16)),
+        )  # fmt: skip
+
+
+def test_no_case_no_plan() -> None:
+    with pytest.raises(SegtrailError, match="no case"):
+        build_plan([], MRI, make_params())
+
+
+def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    plan = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1)), MRI, make_params())
+    plan.save(tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan
+    with pytest.raises(SegtrailError, match="dvc repro plan"):
+        load_plan(tmp_path / "none.json")
