@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapSerializer,
+    model_validator,
+)
 
 from pipeline.errors import SegtrailError
 
@@ -19,13 +29,13 @@ Voxels = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and a misspelt key is an error."""
+    """Base of all sections: immutable (so sequences are tuples), and a misspelt key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PhantomParams(Section):
-    datasets: list[Name]
+    datasets: tuple[Name, ...]
     cases: Annotated[int, Field(ge=10, le=1000)]
     seed: int
     shape: tuple[Axis, Axis, Axis]
@@ -94,7 +104,7 @@ class TrainParams(Section):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     dice_weight: Annotated[float, Field(ge=0, le=10)]
     cross_entropy_weight: Annotated[float, Field(ge=0, le=10)]
-    class_weights: Literal["none", "balanced"] | list[Annotated[float, Field(ge=0, le=1000)]]
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0, le=1000)], ...]
     deep_supervision: bool
     foreground_fraction: Fraction
     augmentation: AugmentationParams
@@ -104,6 +114,13 @@ class TrainParams(Section):
         if self.dice_weight == 0 and self.cross_entropy_weight == 0:
             raise ValueError("dice_weight and cross_entropy_weight are both 0: nothing would be learned")
         return self
+
+
+ByModel = Annotated[
+    Mapping[Name, TrainParams],
+    AfterValidator(MappingProxyType),  # a frozen model alone would let its dictionary be changed
+    WrapSerializer(lambda sections, handler: handler(dict(sections))),
+]
 
 
 class PredictParams(Section):
@@ -135,13 +152,13 @@ class ReportParams(Section):
 class Params(Section):
     """The whole of `params.yaml`; each stage takes only its own section."""
 
-    models: Annotated[list[Name], Field(min_length=1)]
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
     phantom: PhantomParams
     inspect: InspectParams
     split: SplitParams
     plan: PlanParams
     preprocess: PreprocessParams
-    train: dict[Name, TrainParams]
+    train: ByModel
     predict: PredictParams
     evaluate: EvaluateParams
     register_: Annotated[RegisterParams, Field(alias="register")]
@@ -178,21 +195,37 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def _params_error(error: ValidationError, path: Path) -> SegtrailError:
-    problems = []
+    problems: dict[str, list[str]] = {}  # by key: pydantic reports each branch of a union on its own
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        key = _key(item["loc"])
         if item["type"] == "extra_forbidden":
-            problems.append(f"{key}: unknown key; {_legal_keys(item['loc'])}")
+            problems[key] = [f"{key}: unknown key; {_legal_keys(item['loc'])}"]
         elif item["type"] == "missing":
-            problems.append(f"{key}: missing")
+            problems[key] = [f"{key}: missing"]
+        elif key in problems:
+            problems[key].append(item["msg"])
         else:
-            problems.append(f"{key} = {item['input']!r}: {item['msg']}")
-    listed = "\n    ".join(problems)
+            seen = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"  # no whole sections
+            problems[key] = [f"{key}{seen}: {item['msg'].removeprefix('Value error, ')}"]
+    listed = "\n    ".join(" or ".join(texts) for texts in problems.values())
     return SegtrailError(
         f"{len(problems)} problem(s) in {path.name}:\n    {listed}",
         str(path),
         "mend each key above; the comment beside it in the shipped params.yaml gives unit and range",
     )
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """Dotted key as it stands in the file, without pydantic's names of union branches."""
+    parts: list[str] = []
+    section: Any = Params
+    for part in loc:
+        inside = isinstance(section, type) and issubclass(section, BaseModel)
+        if inside or isinstance(part, int):
+            parts.append(str(part))
+        if inside and not (section is Params and part == "train"):
+            section = _names(section).get(str(part), TrainParams)  # below `train` stand names of models
+    return ".".join(parts) or "(top level)"
 
 
 def _legal_keys(loc: tuple[int | str, ...]) -> str:
