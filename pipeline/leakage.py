@@ -1,0 +1,84 @@
+"""Leakage: what must never stand on two sides of a split."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+from pipeline.cases import CaseRecord, usable_cases
+from pipeline.errors import SegtrailError, collect
+from pipeline.splits import SplitRow, find_repeated_cases, find_split_patients, list_sides
+
+
+def check_leakage(rows: Sequence[SplitRow], cases: Sequence[CaseRecord]) -> None:
+    """Refuses a split, its own or one edited by hand, that does not fit the cases or leaks.
+
+    Args:
+        rows: The split.
+        cases: The whole table of cases.
+
+    Raises:
+        SegtrailError: Lists every case that is missing, unknown, quarantined or named twice, every patient
+            on two sides, and every group of cases with the same voxels on two sides.
+    """
+    errors = [*_wrong_rows(rows, cases), *find_split_patients(rows, cases), *_split_voxels(rows, cases)]
+    if errors:
+        raise collect(errors)
+
+
+def _wrong_rows(rows: Sequence[SplitRow], cases: Sequence[CaseRecord]) -> list[SegtrailError]:
+    known = {case.case_id: case for case in cases}
+    errors = find_repeated_cases(rows)
+    for row in rows:
+        case = known.get(row.case_id)
+        if case is None:
+            what, fix = "the case is not in cases.csv", "take the row out, or add the case to the raw data"
+        elif not case.usable:
+            what, fix = f"the case is quarantined ({case.code})", "take the row out"
+        elif case.patient_id != row.patient_id:
+            what = f"patient_id is {row.patient_id!r}, expected {case.patient_id!r} as in cases.csv"
+            fix = "write the patient_id of cases.csv"
+        else:
+            continue
+        errors.append(SegtrailError(what, f"{row.case_id} in splits.csv", fix))
+    named = {row.case_id for row in rows}
+    for case in usable_cases(cases):
+        if case.case_id not in named:
+            fix = "add a row, or dvc repro -f split"
+            errors.append(SegtrailError("the case has no row", f"{case.case_id} in splits.csv", fix))
+    return errors
+
+
+def _split_voxels(rows: Sequence[SplitRow], cases: Sequence[CaseRecord]) -> list[SegtrailError]:
+    side_of = {row.case_id: row.split for row in rows}
+    known = {case.case_id: case for case in cases}
+    alike: dict[str, set[str]] = defaultdict(set)  # by hash of the files, and by the case they are copies of
+    for case in cases:
+        original = _original(case, known)
+        alike[f"files {case.sha256 or case.case_id}"].add(case.case_id)
+        alike[f"case {original}"].update((case.case_id, original))
+    errors = []
+    for group in sorted({frozenset(names & side_of.keys()) for names in alike.values()}, key=sorted):
+        sides = {name: side_of[name] for name in group}
+        if len(set(sides.values())) > 1:
+            patients = {name: f"{side} (patient {known[name].patient_id})" for name, side in sides.items()}
+            errors.append(
+                SegtrailError(
+                    f"voxel leakage: the same images on two sides: {list_sides(patients)}",
+                    f"{', '.join(sorted(group))} in data/inspected/cases.csv",
+                    "give them one patient_id, or take the copy out of the raw data set",
+                )
+            )
+    return errors
+
+
+def _original(case: CaseRecord, known: Collection[str]) -> str:
+    """The case that the inspection found this one to be a copy of; the case itself when it is none."""
+    codes = [code for code in case.code.split(";") if code.startswith("duplicate_of")]
+    if not codes:
+        return case.case_id
+    named = codes[0].removeprefix("duplicate_of").lstrip("_:= ")
+    words = (word.strip(".") for word in re.split(r"[^\w.-]+", case.reason))
+    others = [name for name in (named, *words) if name in known and name != case.case_id]
+    return others[0] if others else case.case_id
