@@ -1,0 +1,137 @@
+"""Presets written into `params.yaml`: values, comments kept, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.presets import edit_params, load_preset
+from pipeline.config import load_params
+from pipeline.errors import SegtrailError
+
+PRESETS = Path("presets").resolve()
+PARAMS = Path("params.yaml")
+
+
+def save_preset(folder: Path, **changes: object) -> Path:
+    """A preset `mine` in an own folder; `changes` replace its top-level keys."""
+    tree = yaml.safe_load((PRESETS / "hippocampus.yaml").read_text()) | changes
+    (folder / "presets").mkdir(exist_ok=True)
+    (folder / "presets" / "mine.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "presets"
+
+
+def test_hippocampus_on_the_shipped_params_keeps_every_comment(project: Path) -> None:
+    before = PARAMS.read_text()
+    edit = edit_params(load_preset("hippocampus", PRESETS), PARAMS)
+    assert PARAMS.read_text() == before  # nothing is written yet
+    old, new = before.splitlines(), edit.text.splitlines()
+    changed = [number for number, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+    assert [old[i].partition(" # ")[2] for i in changed] == [new[i].partition(" # ")[2] for i in changed]
+    PARAMS.write_text(edit.text)
+    params = load_params(PARAMS)
+    assert (params.inspect.dataset, params.inspect.layout) == ("hippocampus", "msd")
+    assert params.phantom.datasets == ()
+    assert params.register_.model_name == "hippocampus"
+    assert (params.evaluate.baseline, params.evaluate.surface_tolerance_mm) == ("none", 1.0)
+    assert len(edit.changes) == len(changed)
+    assert "phantom.datasets: [phantom] -> []" in edit.changes
+
+
+def test_there_and_back_is_the_shipped_file_byte_by_byte(project: Path) -> None:
+    before = PARAMS.read_bytes()
+    for name in ("hippocampus", "phantom"):
+        PARAMS.write_text(edit_params(load_preset(name, PRESETS), PARAMS).text)
+    assert PARAMS.read_bytes() == before
+
+
+def test_the_users_own_values_stay(project: Path) -> None:
+    PARAMS.write_text(
+        PARAMS.read_text().replace("overlap: 0.5  ", "overlap: 0.25 ").replace("salt: segtrail", "salt: mine")
+    )
+    PARAMS.write_text(edit_params(load_preset("hippocampus", PRESETS), PARAMS).text)
+    params = load_params(PARAMS)
+    assert (params.predict.overlap, params.split.salt) == (0.25, "mine")
+
+
+def test_the_same_preset_again_changes_nothing(project: Path) -> None:
+    edit = edit_params(load_preset("phantom", PRESETS), PARAMS)
+    assert edit.changes == ()
+    assert edit.text == PARAMS.read_text()
+
+
+def test_which_data_set_the_project_makes_itself() -> None:
+    assert load_preset("phantom", PRESETS).built_in
+    assert not load_preset("hippocampus", PRESETS).built_in
+
+
+def test_an_unknown_preset_lists_the_legal_ones() -> None:
+    with pytest.raises(SegtrailError, match="unknown preset 'hippo'") as caught:
+        load_preset("hippo", PRESETS)
+    assert caught.value.fix.startswith("use one of: ")
+    assert "hippocampus, phantom" in caught.value.fix
+    with pytest.raises(SegtrailError, match="no presets in this folder"):
+        load_preset("phantom", Path("tests/no-such-folder"))
+
+
+def test_all_unknown_keys_of_a_preset_are_listed(project: Path) -> None:
+    params = {
+        "register": {"modle_name": "x"},
+        "train": {"unnet": {"seed": 1}},
+        "plan": 3,
+        "report": {"title": {"a": 1}},
+    }
+    preset = load_preset("mine", save_preset(project, params=params))
+    with pytest.raises(SegtrailError, match="4 problems") as caught:
+        edit_params(preset, PARAMS)
+    assert "unknown params key 'register.modle_name' (fix: use one of: class_margin, " in caught.value.what
+    assert "unknown params key 'train.unnet' (fix: use one of: unet)" in caught.value.what
+    assert "plan must be a section" in caught.value.what
+    assert "report.title must be one value" in caught.value.what
+
+
+def test_a_value_of_a_preset_that_is_not_legal(project: Path) -> None:
+    preset = load_preset("mine", save_preset(project, params={"evaluate": {"baseline": "magic"}}))
+    with pytest.raises(SegtrailError, match="evaluate.baseline = 'magic'") as caught:
+        edit_params(preset, PARAMS)
+    assert caught.value.where == "presets, data set hippocampus"
+
+
+def test_params_that_are_wrong_already_are_blamed_themselves(project: Path) -> None:
+    PARAMS.write_text(PARAMS.read_text().replace("  salt:", "  slat:"))
+    with pytest.raises(SegtrailError, match="split.slat: unknown key") as caught:
+        edit_params(load_preset("hippocampus", PRESETS), PARAMS)
+    assert caught.value.where == "params.yaml"
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        {"name": "../up", "layout": "msd"},
+        {"name": "a", "layout": "dicom"},
+        {
+            "name": "a",
+            "layout": "msd",
+            "download": {"url": "file:///etc/passwd", "checksum": "md5:" + "0" * 32, "licence": ""},
+        },
+        {
+            "name": "a",
+            "layout": "msd",
+            "download": {"url": "https://x/y", "checksum": "crc:1", "licence": ""},
+        },
+        {"name": "a", "layout": "msd", "licence": "misplaced"},
+    ],
+)
+def test_a_preset_file_that_is_not_right(project: Path, dataset: dict[str, object]) -> None:
+    with pytest.raises(SegtrailError, match="the preset is not right") as caught:
+        load_preset("mine", save_preset(project, dataset=dataset))
+    assert caught.value.where.endswith("mine.yaml")
+
+
+def test_a_preset_that_is_no_yaml(project: Path) -> None:
+    save_preset(project)
+    (project / "presets/mine.yaml").write_text("dataset: [")
+    with pytest.raises(SegtrailError, match="the preset is not right"):
+        load_preset("mine", project / "presets")
