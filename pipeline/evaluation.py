@@ -1,0 +1,238 @@
+"""Scores predictions against references: one record a case and class, then means with intervals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import metrics
+from pipeline.config import EvaluateParams
+from pipeline.errors import SegtrailError
+from pipeline.intervals import Estimate, draw_patients, estimate
+from pipeline.volume import LabelMap, corner_distance_mm, spacing_mm
+
+LARGEST_GRID_DISTANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class CaseMetrics:
+    """All metrics of one class in one case; NaN where a metric is undefined (see `pipeline.metrics`).
+
+    Attributes:
+        label: Name of the class.
+        reference_voxels: Size of the class in the reference.
+        prediction_voxels: Size of the class in the prediction.
+    """
+
+    case_id: str
+    patient_id: str
+    label: str
+    dice: float
+    jaccard: float
+    precision: float
+    recall: float
+    specificity: float
+    f1: float
+    accuracy: float
+    volume_error_mm3: float
+    relative_volume_error: float
+    hd95_mm: float
+    assd_mm: float
+    surface_dice: float
+    reference_voxels: int
+    prediction_voxels: int
+
+
+METRICS = tuple(f.name for f in fields(CaseMetrics) if f.type == "float")
+
+
+def evaluate_case(
+    reference: LabelMap,
+    prediction: LabelMap,
+    labels: Mapping[str, int],
+    tolerance_mm: float,
+    case_id: str,
+    patient_id: str,
+) -> list[CaseMetrics]:
+    """Scores one prediction, class by class.
+
+    Args:
+        reference: What an expert drew.
+        prediction: On the same grid.
+        labels: Value of each foreground class, by name.
+        tolerance_mm: Of the surface Dice.
+        case_id: Of the record.
+        patient_id: Of the record.
+
+    Raises:
+        SegtrailError: The two do not lie on one grid.
+    """
+    _check_grid(reference, prediction, case_id)
+    spacing = spacing_mm(reference.affine)
+    return [
+        _evaluate_class(
+            reference.array == value,
+            prediction.array == value,
+            spacing,
+            tolerance_mm,
+            (case_id, patient_id, name),
+        )
+        for name, value in labels.items()
+    ]
+
+
+def _check_grid(reference: LabelMap, prediction: LabelMap, case_id: str) -> None:
+    if reference.array.shape != prediction.array.shape:
+        what = f"the reference has shape {reference.array.shape}, the prediction {prediction.array.shape}"
+    else:
+        distance = corner_distance_mm(reference.array.shape, reference.affine, prediction.affine)
+        if distance <= LARGEST_GRID_DISTANCE_MM:
+            return
+        limit = f"at most {LARGEST_GRID_DISTANCE_MM} mm is allowed"
+        what = f"the corners of reference and prediction lie {distance:.3g} mm apart, {limit}"
+    raise SegtrailError(
+        what, f"case {case_id}", "predict on the source image's grid: dvc repro --force predict"
+    )
+
+
+def _evaluate_class(
+    reference: metrics.Mask,
+    prediction: metrics.Mask,
+    spacing: Sequence[float],
+    tolerance_mm: float,
+    identity: tuple[str, str, str],
+) -> CaseMetrics:
+    counts = metrics.count_voxels(reference, prediction)
+    distances = metrics.surface_distances(reference, prediction, spacing)
+    case_id, patient_id, label = identity
+    return CaseMetrics(
+        case_id=case_id,
+        patient_id=patient_id,
+        label=label,
+        dice=metrics.dice(counts),
+        jaccard=metrics.jaccard(counts),
+        precision=metrics.precision(counts),
+        recall=metrics.recall(counts),
+        specificity=metrics.specificity(counts),
+        f1=metrics.f1(counts),
+        accuracy=metrics.accuracy(counts),
+        volume_error_mm3=metrics.volume_error_mm3(counts, spacing),
+        relative_volume_error=metrics.relative_volume_error(counts),
+        hd95_mm=metrics.hd95_mm(distances),
+        assd_mm=metrics.assd_mm(distances),
+        surface_dice=metrics.surface_dice(distances, tolerance_mm),
+        reference_voxels=counts.reference,
+        prediction_voxels=counts.prediction,
+    )
+
+
+def case_dice(rows: Iterable[CaseMetrics]) -> dict[str, float]:
+    """Mean Dice of each case over its defined classes; cases without one are left out."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if not math.isnan(row.dice):
+            values.setdefault(row.case_id, []).append(row.dice)
+    return {case_id: sum(dice) / len(dice) for case_id, dice in values.items()}
+
+
+def summarise(
+    rows: Sequence[CaseMetrics], params: EvaluateParams, split: str = "test"
+) -> dict[str, float | None]:
+    """Means over cases with 95 % intervals, as one flat record.
+
+    For each metric and class, `<split>/<class>/<metric>` is the mean over the cases in which it is defined,
+    and `<split>/<metric>` the mean of those over the classes that have one. Beside each stand `_ci_low` and
+    `_ci_high` (percentile bootstrap over patients; all classes and metrics see the same draws) and `_n`, the
+    defined cases: for the mean over classes, those with at least one defined class.
+
+    Args:
+        rows: Records of `evaluate_case`; a class that is missing in a case counts as undefined there.
+        params: Number of resamples and their seed.
+        split: First part of the names.
+
+    Returns:
+        Numbers by name; None where a mean is undefined, and for intervals of fewer than two patients.
+    """
+    labels = list(dict.fromkeys(row.label for row in rows))
+    cases = {row.case_id: row.patient_id for row in rows}
+    patients = {patient: i for i, patient in enumerate(sorted(set(cases.values())))}
+    owner = np.array([patients[patient] for patient in cases.values()], dtype=np.intp)
+    draws = draw_patients(len(patients), params.bootstrap_samples, params.seed)
+    place = {case_id: i for i, case_id in enumerate(cases)}
+    out: dict[str, float | None] = {}
+    for metric in METRICS:
+        values = np.full((len(cases), len(labels)), np.nan)
+        for row in rows:
+            values[place[row.case_id], labels.index(row.label)] = getattr(row, metric)
+        overall, by_label = estimate(values, owner, draws)
+        out |= _entries(f"{split}/{metric}", overall)
+        for label, one in zip(labels, by_label, strict=True):
+            out |= _entries(f"{split}/{label}/{metric}", one)
+    return out
+
+
+def _entries(name: str, value: Estimate) -> dict[str, float | None]:
+    return {
+        name: value.mean,
+        f"{name}_ci_low": value.low,
+        f"{name}_ci_high": value.high,
+        f"{name}_n": value.n,
+    }
+
+
+def describe_protocol(params: EvaluateParams) -> dict[str, str]:
+    """Says how the numbers of `summarise` come about; stands beside them in `metrics.json` and the report."""
+    resamples = f"{params.bootstrap_samples} resamples, seed {params.seed}"
+    return {
+        "split": "test: held out by patient, never used in planning, training or choice of the epoch",
+        "averaging": "per case and foreground class; mean over the cases where defined, then over classes",
+        "empty_masks": "both empty: undefined, left out and counted; one empty: overlaps 0, no distance",
+        "interval": f"95 % percentile bootstrap over patients, {resamples}",
+        "surface": f"boundary voxels, distances in mm, surface Dice at {params.surface_tolerance_mm:g} mm",
+    }
+
+
+def save_record(record: Mapping[str, object], path: Path) -> None:
+    """Writes `metrics.json`; what is undefined is null."""
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def save_case_metrics(rows: Iterable[CaseMetrics], path: Path) -> None:
+    """Writes one CSV row a case and class; NaN becomes an empty cell."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in fields(CaseMetrics)], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: "" if v != v else v for k, v in asdict(row).items()})
+
+
+def load_case_metrics(path: Path) -> list[CaseMetrics]:
+    """Reads the table that `save_case_metrics` wrote.
+
+    Raises:
+        SegtrailError: The file is missing or has other columns.
+    """
+    names = [f.name for f in fields(CaseMetrics)]
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), reader.fieldnames
+    except FileNotFoundError as error:
+        raise SegtrailError("the table of case metrics is missing", str(path), "dvc repro") from error
+    if columns != names:
+        raise SegtrailError(
+            f"columns are {columns}, expected {names}", str(path), "dvc repro --force evaluate"
+        )
+    read: dict[Any, Callable[[str], Any]] = {
+        "str": str,
+        "int": int,
+        "float": lambda text: float(text or "nan"),
+    }
+    return [CaseMetrics(**{f.name: read[f.type](row[f.name]) for f in fields(CaseMetrics)}) for row in rows]

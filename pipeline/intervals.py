@@ -1,0 +1,97 @@
+"""Means over cases and classes with 95 % intervals: a bootstrap that draws whole patients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+LEVELS = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over cases.
+
+    Attributes:
+        mean: None when no case is defined.
+        low: Lower end of the 95 % interval, None with fewer than two patients.
+        high: Upper end.
+        n: Number of cases behind the mean.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def draw_patients(patients: int, samples: int, seed: int) -> Values:
+    """Draws patients with replacement.
+
+    Args:
+        patients: Number of patients, each as likely as the other.
+        samples: Number of resamples.
+        seed: The same seed gives the same draws.
+
+    Returns:
+        (samples, patients): how often each resample holds each patient.
+    """
+    if not patients:
+        return np.empty((samples, 0))
+    draws = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), samples)
+    return draws.astype(np.float64)
+
+
+def estimate(values: Values, owner: NDArray[np.intp], draws: Values) -> tuple[Estimate, list[Estimate]]:
+    """Estimates the mean of each class over cases, and the mean of those over classes.
+
+    Undefined values are left out: of the mean of a class, cases; of the mean over classes, classes without a
+    defined case; of an interval, resamples that hold no defined case.
+
+    Args:
+        values: (cases, classes), NaN where undefined.
+        owner: (cases,) column of `draws` that belongs to the patient of each case.
+        draws: (samples, patients) from `draw_patients`. A patient brings all his cases.
+
+    Returns:
+        The mean over classes (`n`: cases with at least one defined class), then one estimate a class.
+    """
+    defined = ~np.isnan(values)
+    sums, counts = np.zeros((2, draws.shape[1], values.shape[1]))
+    np.add.at(sums, owner, np.where(defined, values, 0))
+    np.add.at(counts, owner, defined)
+    means = _divide(sums.sum(axis=0), counts.sum(axis=0))
+    resampled = _divide(draws @ sums, draws @ counts)
+    overall = _estimate(
+        _mean_over_classes(means),
+        _mean_over_classes(resampled),
+        int(defined.any(axis=1).sum()),
+        int(counts.any(axis=1).sum()),
+    )
+    cases, patients = defined.sum(axis=0), (counts > 0).sum(axis=0)
+    columns = range(values.shape[1])
+    return overall, [_estimate(means[i], resampled[:, i], int(cases[i]), int(patients[i])) for i in columns]
+
+
+def _divide(part: NDArray[Any], whole: NDArray[Any]) -> Values:
+    """Quotient, NaN where the divisor is 0."""
+    out: Values = np.full(np.shape(part), np.nan)
+    np.divide(part, whole, out=out, where=np.asarray(whole) > 0)
+    return out
+
+
+def _mean_over_classes(values: Values) -> Values:
+    return _divide(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))
+
+
+def _estimate(mean: Any, resampled: Values, cases: int, patients: int) -> Estimate:
+    if not cases:
+        return Estimate(None, None, None, 0)
+    if patients < 2:
+        return Estimate(float(mean), None, None, cases)
+    low, high = np.percentile(resampled[~np.isnan(resampled)], LEVELS)
+    return Estimate(float(mean), float(low), float(high), cases)
