@@ -1,0 +1,249 @@
+"""Outlines of reference and prediction over the image, in three planes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.volume import LabelMap, Volume, spacing_mm, to_canonical
+
+REFERENCE_COLOUR = "#3ddc6a"
+PREDICTION_COLOUR = "#ff4fd8"
+PAPER, INK = "#101214", "#e8eaed"
+LINE_STYLES: tuple[tuple[int, tuple[float, ...]], ...] = (
+    (0, ()),
+    (0, (4, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1.5, 1, 1.5)),
+)
+SMALLEST_FIELD_MM = 80.0
+CONTEXT = 1.6  # side of the field of view, in sides of the object
+MOST_INCHES = (11.0, 4.4)  # of all panels together, across and up
+HEAD, FOOT, GAP = 0.72, 0.5, 0.25  # inches
+_LOCK = threading.Lock()  # Matplotlib is not thread-safe, cases are drawn in threads
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A cut through an array whose axes run to R, A and S.
+
+    Attributes:
+        horizontal: Axis that runs across.
+        vertical: Axis that runs up.
+        sides: Anatomical sides at left, right, top and bottom.
+    """
+
+    name: str
+    horizontal: int
+    vertical: int
+    sides: str
+
+
+# The radiological view: the patient's right is at the left.
+PLANES = (_Plane("axial", 0, 1, "RLAP"), _Plane("coronal", 0, 2, "RLSI"), _Plane("sagittal", 1, 2, "APSI"))
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What is drawn, in canonical (RAS+) axis order, already cut to the field of view.
+
+    Attributes:
+        image: (X, Y, Z).
+        outlines: Colour, line width and label map, one voxel wider on each side, drawn in this order.
+        centre: Voxel through which the planes go.
+        spacing: mm a voxel.
+        window: Intensities shown as black and white.
+    """
+
+    image: Array
+    outlines: list[tuple[str, float, Array]]
+    centre: tuple[int, ...]
+    spacing: tuple[float, float, float]
+    window: tuple[float, float]
+
+
+def pick_cases(dice: Mapping[str, float]) -> dict[str, str]:
+    """Chooses the cases to look at.
+
+    Args:
+        dice: Mean Dice by case id; undefined ones are left out.
+
+    Returns:
+        Case ids under "best", "median" (the lower one of an even number) and "worst"; empty without cases.
+        Ties go by case id. With few cases, one case may have two roles.
+    """
+    order = sorted((value, case_id) for case_id, value in dice.items() if not math.isnan(value))
+    if not order:
+        return {}
+    places = {"best": -1, "median": (len(order) - 1) // 2, "worst": 0}
+    return {role: order[place][1] for role, place in places.items()}
+
+
+def draw_overlay(
+    volume: Volume,
+    prediction: LabelMap,
+    reference: LabelMap | None,
+    path: Path,
+    title: str,
+    labels: Mapping[str, int] | None = None,
+) -> None:
+    """Draws outlines of reference (green) and prediction (magenta) over the image and writes a PNG.
+
+    Axial, coronal and sagittal plane through the centre of the largest object of the reference (or of the
+    prediction, when there is no reference or it is empty), at one physical scale; the patient's right is at
+    the left. An image with a single voxel along an axis gives one panel. The grey window runs from the 0.5th
+    to the 99.5th percentile of the part that is shown.
+
+    Args:
+        volume: Of several channels the first is shown.
+        prediction: On the same grid.
+        reference: On the same grid, or None.
+        path: PNG file to write.
+        title: Heading, such as the case id and its Dice.
+        labels: Class values by name, for the legend and one line style each; None: all in one style.
+    """
+    scene = _build_scene(volume, prediction, reference)
+    values = {name: value for name, value in (labels or {}).items() if value != 0}
+    shape = scene.image.shape
+    planes = [plane for plane in PLANES if shape[plane.horizontal] > 1 and shape[plane.vertical] > 1]
+    with _LOCK:
+        figure = _draw_figure(scene, planes or [PLANES[0]], values, title)
+        figure.savefig(path, dpi=120, format="png")
+
+
+def _draw_figure(scene: _Scene, planes: list[_Plane], labels: Mapping[str, int], title: str) -> Figure:
+    """Places the panels side by side, all at one physical scale."""
+    extent = [n * s for n, s in zip(scene.image.shape, scene.spacing, strict=True)]
+    widths, heights = [extent[p.horizontal] for p in planes], [extent[p.vertical] for p in planes]
+    scale = min(MOST_INCHES[0] / sum(widths), MOST_INCHES[1] / max(heights))  # inches a mm
+    inner = sum(widths) * scale + GAP * (len(planes) - 1)
+    legend = _legend_lines(scene, labels)
+    below = sum(0.7 + 0.08 * len(str(line.get_label())) for line in legend)
+    width = max(inner, 0.1 * len(title), below) + 2 * GAP
+    height = max(heights) * scale + HEAD + FOOT
+    figure = Figure(figsize=(width, height), facecolor=PAPER)
+    figure.text(0.5, 1 - 0.12 / height, title, color=INK, fontsize=12, ha="center", va="top")
+    x, middle = (width - inner) / 2, FOOT + max(heights) * scale / 2
+    for plane, across, up in zip(planes, widths, heights, strict=True):
+        bottom = middle - up * scale / 2
+        box = (x / width, bottom / height, across * scale / width, up * scale / height)
+        _draw_plane(figure.add_axes(box), scene, plane, list(labels.values()))
+        x += across * scale + GAP
+    style: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9, "columnspacing": 1.2}
+    figure.legend(handles=legend, loc="lower center", ncols=len(legend), **style)
+    return figure
+
+
+def _build_scene(volume: Volume, prediction: LabelMap, reference: LabelMap | None) -> _Scene:
+    """Turns everything to canonical axes, finds the centre and cuts out the field of view."""
+    image, affine = to_canonical(volume.array[0], volume.affine)
+    spacing = spacing_mm(affine)
+    predicted = to_canonical(prediction.array, prediction.affine)[0]
+    outlines = [(PREDICTION_COLOUR, 1.1, predicted)]
+    target = predicted
+    if reference is not None:
+        truth = to_canonical(reference.array, reference.affine)[0]
+        outlines.insert(0, (REFERENCE_COLOUR, 2.8, truth))
+        target = truth if truth.any() else predicted
+    centre, size = _largest_object(target)
+    side = max(SMALLEST_FIELD_MM, *(CONTEXT * n * s for n, s in zip(size, spacing, strict=True)))
+    half = [math.ceil(side / 2 / s) for s in spacing]
+    field = tuple(
+        slice(max(0, min(c - h, n - 2 * h - 1)), min(n, max(c + h + 1, 2 * h + 1)))
+        for c, h, n in zip(centre, half, image.shape, strict=True)
+    )
+    part = image[field].astype(np.float32)
+    finite = part[np.isfinite(part)]
+    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
+    # One voxel more on each side: outlines close at the edge of the image, but not at that of the field.
+    wider = tuple(slice(f.start, f.stop + 2) for f in field)
+    return _Scene(
+        image=part,
+        outlines=[(colour, width, np.pad(array, 1)[wider]) for colour, width, array in outlines],
+        centre=tuple(c - f.start for c, f in zip(centre, field, strict=True)),
+        spacing=spacing,
+        window=(float(low), float(max(high, low + 1e-6))),
+    )
+
+
+def _largest_object(label_map: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Centre voxel and size of the largest connected foreground object; without one, of the whole image.
+
+    The centre is the object's own voxel nearest to its centre of gravity, which may itself lie outside.
+    """
+    objects, number = ndimage.label(label_map > 0)
+    if not number:
+        return tuple(n // 2 for n in label_map.shape), label_map.shape
+    sizes = np.bincount(objects.ravel())
+    sizes[0] = 0
+    voxels = np.argwhere(objects == sizes.argmax())
+    centre = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    extent = voxels.max(axis=0) - voxels.min(axis=0) + 1
+    return tuple(int(c) for c in centre), tuple(int(n) for n in extent)
+
+
+def _slice(array: Array, plane: _Plane, position: int) -> Array:
+    """Cuts a plane out and turns it as it is drawn: rows from top to bottom, columns from left to right."""
+    rows: Array = np.take(array, position, axis=3 - plane.horizontal - plane.vertical).T[::-1]
+    return rows[:, ::-1]  # every plane starts at the side to which its horizontal axis runs: R or A
+
+
+def _draw_plane(axes: Axes, scene: _Scene, plane: _Plane, values: list[int]) -> None:
+    """Draws one plane, in mm, with its outlines and the anatomical sides."""
+    position = scene.centre[3 - plane.horizontal - plane.vertical]
+    pixels = _slice(scene.image, plane, position)
+    rows, columns = pixels.shape
+    dx, dy = scene.spacing[plane.horizontal], scene.spacing[plane.vertical]
+    box = (0, columns * dx, rows * dy, 0)
+    low, high = scene.window
+    axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=box, aspect="auto", interpolation="nearest")
+    x, y = (np.arange(-1, columns + 1) + 0.5) * dx, (np.arange(-1, rows + 1) + 0.5) * dy
+    for colour, width, array in scene.outlines:
+        label_map = _slice(array, plane, position + 1)
+        for i, mask in enumerate([label_map == value for value in values] or [label_map > 0]):
+            if mask.any():
+                style = LINE_STYLES[i % len(LINE_STYLES)]
+                axes.contour(x, y, mask, [0.5], colors=colour, linewidths=width, linestyles=[style])
+    axes.set(xlim=box[:2], ylim=box[2:], xticks=[], yticks=[], facecolor=PAPER)
+    axes.set_title(plane.name, color=INK, fontsize=9, pad=4)
+    places = ((0, 0.5, 9, 0), (1, 0.5, -9, 0), (0.5, 1, 0, -9), (0.5, 0, 0, 9))
+    for side, (across, up, right, above) in zip(plane.sides, places, strict=True):
+        axes.annotate(
+            side,
+            (across, up),
+            (right, above),
+            "axes fraction",
+            "offset points",
+            color="#ffd75e",
+            fontsize=10,
+            ha="center",
+            va="center",
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )
+
+
+def _legend_lines(scene: _Scene, labels: Mapping[str, int]) -> list[Line2D]:
+    """Names the colours and, for several classes, the line styles; only classes that are there."""
+    names = {REFERENCE_COLOUR: "reference", PREDICTION_COLOUR: "prediction"}
+    lines = [Line2D([], [], color=c, linewidth=w, label=names[c]) for c, w, _ in scene.outlines]
+    there = np.unique(np.concatenate([np.unique(array) for _, _, array in scene.outlines]))
+    for i, style in enumerate(LINE_STYLES):
+        same = [name for name in list(labels)[i :: len(LINE_STYLES)] if labels[name] in there]
+        if same and len(labels) > 1:
+            text = textwrap.shorten(", ".join(same), 32, placeholder=" ...")
+            lines.append(Line2D([], [], color=INK, linewidth=1.5, linestyle=style, label=text))
+    return lines
