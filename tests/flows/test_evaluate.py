@@ -1,0 +1,210 @@
+"""The stage `evaluate`: predictions and references in, metrics, tables and pictures out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+import pipeline.baseline
+from flows.evaluate import evaluate_flow, format_table
+from pipeline.cases import CaseRecord, save_cases
+from pipeline.errors import SegtrailError
+from pipeline.evaluation import load_case_metrics
+from pipeline.io.sources import DatasetFacts
+from pipeline.splits import SplitRow, save_splits
+from pipeline.volume import LabelMap, Volume
+
+OUTPUT = Path("data/metrics/unet")
+# Of a reference of 4 slices of 16 voxels, so many are found: Dice 1, 2/3 and 0; test_e holds nothing.
+FOUND = {"test_a": 4, "test_b": 2, "test_c": 0, "test_d": 4, "test_e": 0}
+
+
+def save_nifti(path: Path, array: NDArray[Any]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    return str(path)
+
+
+def block(slices: int) -> NDArray[np.uint8]:
+    array = np.zeros((12, 12, 8), dtype=np.uint8)
+    array[4:8, 4:8, 2 : 2 + slices] = 1
+    return array
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models handed to MLflow, whose module is replaced."""
+    models: list[str] = []
+    tracking = ModuleType("flows.tracking")
+    tracking.record_evaluation = models.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flows.tracking", tracking)
+    return models
+
+
+@pytest.fixture
+def predicted(
+    project: Path, recorded: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Path:
+    """A project with five predicted test cases (one without a label), one of training and one quarantined."""
+    monkeypatch.setattr(logging.getLogger("segtrail"), "propagate", True)
+    caplog.set_level(logging.INFO, "segtrail")
+    set_params(baseline="none")
+    random = np.random.default_rng(0)
+    cases = []
+    for case_id in [*FOUND, "train_a", "bad_a"]:
+        image = save_nifti(
+            Path(f"data/raw/small/{case_id}.nii.gz"), random.normal(size=(12, 12, 8)).astype("f4")
+        )
+        label = save_nifti(Path(f"data/raw/small/{case_id}_l.nii.gz"), block(0 if case_id == "test_e" else 4))
+        verdict = "quarantined" if case_id == "bad_a" else "ok"
+        label = "" if case_id == "test_d" else label
+        cases.append(CaseRecord(case_id, f"patient_{case_id}", "", (image,), label, "", verdict=verdict))
+        if case_id in FOUND:
+            save_nifti(Path(f"data/predictions/unet/{case_id}_labels.nii.gz"), block(FOUND[case_id]))
+    Path("data/inspected").mkdir()
+    Path("data/splits").mkdir()
+    save_cases(cases, Path("data/inspected/cases.csv"))
+    DatasetFacts("Small", ("MRI",), {"background": 0, "organ": 1}, "", "").save(
+        Path("data/inspected/dataset.json")
+    )
+    sides = [SplitRow(c.case_id, c.patient_id, c.case_id.split("_")[0]) for c in cases if c.usable]
+    save_splits(sides, Path("data/splits/splits.csv"))
+    return project
+
+
+def set_params(**changes: object) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["evaluate"] |= changes
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
+def load_record() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((OUTPUT / "metrics.json").read_text(encoding="utf-8"))
+    return record
+
+
+def test_writes_the_metrics_worked_out_by_hand(predicted: Path, recorded: list[str]) -> None:
+    evaluate_flow.fn("unet")
+    record = load_record()
+    assert (record["model"], record["dataset"]) == ("unet", "Small")
+    assert (record["n_cases"], record["n_patients"], record["cases_without_label"]) == (4, 4, ["test_d"])
+    numbers = record["metrics"]
+    assert numbers["test/organ/dice"] == numbers["test/dice"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert (numbers["test/dice_n"], numbers["test/hd95_mm_n"]) == (3, 2)
+    # test_b: the prediction lacks two slices of 2 mm. All its 32 voxels are boundary; of the reference's 56,
+    # its 12 + 16 in the missing slices lie 2 and 4 mm away: more than 5 %.
+    assert numbers["test/hd95_mm"] == pytest.approx((0 + 4) / 2)
+    assert numbers["test/volume_error_mm3"] == pytest.approx((0 - 32 * 2 - 64 * 2 + 0) / 4)
+    assert 0 <= numbers["test/dice_ci_low"] < numbers["test/dice"] < numbers["test/dice_ci_high"] <= 1
+    rows = load_case_metrics(OUTPUT / "cases.csv")
+    assert [(r.case_id, r.label) for r in rows] == [(f"test_{x}", "organ") for x in "abce"]
+    assert rows[1].dice == pytest.approx(2 / 3)
+    assert recorded == ["unet"]
+
+
+def test_draws_best_median_and_worst_of_the_defined_cases(predicted: Path) -> None:
+    evaluate_flow.fn("unet")
+    files = sorted(str(path.relative_to(OUTPUT)) for path in OUTPUT.rglob("*.*"))
+    assert files == [
+        "cases.csv",
+        "metrics.json",
+        "overlays/best_test_a.png",
+        "overlays/median_test_b.png",
+        "overlays/worst_test_c.png",
+        "plots/dice_by_case.png",
+    ]
+    assert [path.name for path in OUTPUT.parent.iterdir()] == ["unet"]
+
+
+def test_says_what_it_found(predicted: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluate_flow.fn("unet")
+    assert "1 test case(s) have no label and are not scored: test_d" in caplog.text
+    assert "evaluate unet 2/4 test_b Dice 0.667" in caplog.text
+    assert "evaluate unet 4/4 test_e Dice undefined" in caplog.text
+    lines = caplog.messages[-2:]
+    assert lines[0].split() == ["class", "Dice", "[95", "%", "interval]", "HD95", "mm", "n"]
+    assert lines[1].split()[:2] == ["organ", "0.556"]
+    assert lines[1].split()[-2:] == ["2.00", "3"]
+
+
+def test_a_second_run_replaces_the_first(predicted: Path) -> None:
+    evaluate_flow.fn("unet")
+    first = {path: path.read_bytes() for path in OUTPUT.rglob("*.*")}
+    (OUTPUT / "old.txt").touch()
+    evaluate_flow.fn("unet")
+    assert {path: path.read_bytes() for path in OUTPUT.rglob("*.*")} == first
+
+
+def test_the_same_under_prefect(predicted: Path, prefect_harness: None) -> None:
+    evaluate_flow.fn("unet")
+    plain = (OUTPUT / "metrics.json").read_bytes()
+    evaluate_flow("unet")
+    assert (OUTPUT / "metrics.json").read_bytes() == plain
+
+
+def test_baseline_is_scored_on_the_same_cases(predicted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def everything(volume: Volume) -> LabelMap:
+        return LabelMap(np.ones(volume.array.shape[1:], dtype=np.uint8), volume.affine)
+
+    set_params(baseline="otsu_lung")
+    monkeypatch.setattr(pipeline.baseline, "otsu_lung", everything)
+    evaluate_flow.fn("unet")
+    numbers = load_record()["metrics"]
+    assert numbers["baseline_otsu_lung/organ/recall_n"] == 4
+    voxels = 12 * 12 * 8
+    assert numbers["baseline_otsu_lung/dice"] == pytest.approx((3 * 2 * 64 / (voxels + 64) + 0) / 4)
+    assert numbers["test/dice"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert [row.case_id for row in load_case_metrics(OUTPUT / "baseline_cases.csv")] == [
+        f"test_{x}" for x in "abce"
+    ]
+
+
+def test_all_missing_predictions_are_named(predicted: Path, recorded: list[str]) -> None:
+    for case_id in ("test_a", "test_c"):
+        Path(f"data/predictions/unet/{case_id}_labels.nii.gz").unlink()
+    with pytest.raises(SegtrailError, match=r"2 of 4 test cases have no prediction: test_a, test_c") as error:
+        evaluate_flow.fn("unet")
+    assert error.value.fix == "dvc repro --force predict@unet"
+    assert not OUTPUT.exists()
+    assert recorded == []
+
+
+def test_a_damaged_prediction_leaves_nothing_half_written(predicted: Path) -> None:
+    path = Path("data/predictions/unet/test_b_labels.nii.gz")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SegtrailError) as error:
+        evaluate_flow.fn("unet")
+    assert "test_b_labels.nii.gz" in error.value.where
+    assert not OUTPUT.exists()
+
+
+def test_without_labels_there_is_one_clear_error(predicted: Path) -> None:
+    cases = [CaseRecord("test_a", "p", "", ("data/raw/small/test_a.nii.gz",), "", "")]
+    save_cases(cases, Path("data/inspected/cases.csv"))
+    with pytest.raises(SegtrailError, match="none of the 1 test cases has a label"):
+        evaluate_flow.fn("unet")
+
+
+def test_table_of_several_classes_and_a_baseline() -> None:
+    numbers: dict[str, float | None] = {}
+    for i, prefix in enumerate(("test/", "test/a/", "test/long name/", "baseline_otsu_lung/")):
+        numbers |= {f"{prefix}dice": i / 10, f"{prefix}dice_ci_low": 0.05, f"{prefix}dice_ci_high": 0.9}
+        numbers |= {f"{prefix}dice_n": 7, f"{prefix}hd95_mm": None}
+    numbers["test/a/dice"] = numbers["test/a/dice_ci_low"] = numbers["test/a/dice_ci_high"] = None
+    assert format_table(numbers, ["a", "long name"]) == [
+        "class               Dice [95 % interval]  HD95 mm  n",
+        "a                   -                     -        7",
+        "long name           0.200 [0.050, 0.900]  -        7",
+        "mean of classes     0.000 [0.050, 0.900]  -        7",
+        "otsu_lung baseline  0.300 [0.050, 0.900]  -        7",
+    ]
