@@ -127,7 +127,8 @@ def _intensity(
 ) -> tuple[ChannelStatistics, ...]:
     records = []
     for channel in image:
-        values = channel.ravel() if foreground is None else channel[foreground]
+        # NIfTI stores X fastest: transposed, the walk through memory is straight (several times faster).
+        values = channel.T.ravel() if foreground is None else channel.T[foreground.T]
         generator = np.random.default_rng(seed)  # one draw for all channels: samples stay of one voxel
         chosen = generator.choice(values.size, min(SAMPLES, values.size), replace=False, shuffle=False)
         low, median, high = np.percentile(values, PERCENTILES)
@@ -147,7 +148,7 @@ def _intensity(
 
 
 def _classes(label: NDArray[Any], affine: Affine, labels: Mapping[str, int]) -> dict[str, ClassStatistics]:
-    boxes = ndimage.find_objects(label)
+    boxes = [box and box[::-1] for box in ndimage.find_objects(label.T)]  # transposed: as above
     voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
     records = {}
     for name, value in labels.items():
@@ -175,6 +176,6 @@ def _classes(label: NDArray[Any], affine: Affine, labels: Mapping[str, int]) -> 
 def _hash_voxels(image: NDArray[Any]) -> str:
     digest = hashlib.sha256(repr(image.shape).encode())
     for channel in image:
-        for plane in channel:  # plane by plane: no second copy of a large volume
+        for plane in np.moveaxis(channel, -1, 0):  # plane by plane: no second copy of a large volume
             digest.update(np.ascontiguousarray(plane, dtype=np.float32).tobytes())
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,6 +132,7 @@ def require_usable_set(cases: Sequence[CaseRecord], params: InspectParams) -> No
         fix = "add the values to labels in dataset.json, or correct these label maps"
         errors.append(SegtrailError(what, str(folder / "dataset.json"), fix))
     limit = params.max_bad_fraction
+    bad = [case for case in bad if case.code != UNKNOWN_VALUE]  # listed already
     if len(bad) > limit * len(cases) or len(bad) == len(cases):
         share = len(bad) / max(len(cases), 1)
         what = (
@@ -216,13 +218,16 @@ def _check_grids(reading: _Reading, params: InspectParams) -> list[Finding]:
 
 
 def _check_labels(label: LabelMap, facts: DatasetFacts) -> list[Finding]:
-    values, counts = np.unique(label.array, return_counts=True)
+    counts: Counter[int] = Counter()
+    for plane in np.moveaxis(label.array, -1, 0):  # sorting small planes beats sorting the volume
+        values, voxels = np.unique(plane, return_counts=True)
+        counts.update(dict(zip(values.tolist(), voxels.tolist(), strict=True)))
     known = set(facts.labels.values())
-    unknown = [f"{v} ({n} voxels)" for v, n in zip(values, counts, strict=True) if int(v) not in known]
+    unknown = [f"{value} ({count} voxels)" for value, count in sorted(counts.items()) if value not in known]
     if unknown:
         legal = ", ".join(map(str, sorted(known)))
         return [Finding(UNKNOWN_VALUE, f"label: value {', '.join(unknown)}; known are {legal}")]
-    if not label.array.any():
+    if set(counts) == {0}:
         return [Finding("empty_label", "label: no voxel is foreground", fatal=False)]
     return []
 

@@ -119,7 +119,8 @@ def to_label_map(file: StoredImage, path: Path) -> LabelMap:
     if array.dtype.kind in "iu":
         return LabelMap(array, file.affine)
     rounded = np.rint(array)
-    wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)  # NaN and Inf are wrong too
+    with np.errstate(invalid="ignore"):
+        wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)  # NaN and Inf are wrong too
     if wrong.any():
         what = f"{int(wrong.sum())} voxels of the label are not whole numbers, such as {array[wrong][0]:.6g}"
         raise FileProblem(
@@ -130,7 +131,11 @@ def to_label_map(file: StoredImage, path: Path) -> LabelMap:
 
 def count_not_finite(array: NDArray[Any]) -> int:
     """Number of NaN and Inf voxels; 0 for integers."""
-    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
+    if array.dtype.kind != "f":
+        return 0
+    with np.errstate(invalid="ignore"):  # Inf - Inf
+        total = array.sum(dtype=np.float64)
+    if np.isfinite(total):
         return 0  # a sum of float32 in float64 cannot overflow, so it is finite only when every term is
     return int(array.size - np.isfinite(array).sum())
 

@@ -1,0 +1,223 @@
+"""The stage on real hippocampi and brain tumours, some of them spoilt; whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from flows.inspect import inspect_flow
+from flows.stage import run_stage
+from pipeline.cases import load_cases
+from pipeline.errors import SegtrailError
+from pipeline.inspection import Fingerprint
+from pipeline.io.sources import DatasetFacts
+
+OUTPUT = Path("data/inspected")
+SPOILT = {
+    "hippocampus_007": "truncated",
+    "hippocampus_014": "not_finite",
+    "hippocampus_019": "geometry_mismatch",
+    "hippocampus_033": "label_position",
+}
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What the stage tells the terminal."""
+    told: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, entry: logging.LogRecord) -> None:
+            told.append(entry.getMessage())
+
+    logger, handler = logging.getLogger("segtrail"), Keep()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield told
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def choose(project: Path, dataset: str, layout: str = "msd") -> None:
+    """Points `params.yaml` to a data set."""
+    path = project / "params.yaml"
+    text = path.read_text(encoding="utf-8").replace("dataset: phantom ", f"dataset: {dataset} ")
+    path.write_text(text.replace("layout: msd ", f"layout: {layout} "), encoding="utf-8")
+
+
+@pytest.fixture
+def hippocampi(project: Path, shared_data: Path) -> Callable[[int], Path]:
+    """Makes `data/raw/hippocampus` with the first real cases, as links that a test may replace."""
+
+    def make(count: int) -> Path:
+        source, folder = shared_data / "Task04_Hippocampus", project / "data/raw/hippocampus"
+        facts = json.loads((source / "dataset.json").read_text())
+        facts["training"] = facts["training"][:count]
+        for entry in facts["training"]:
+            for name in entry.values():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).symlink_to((source / name).resolve())
+        (folder / "dataset.json").write_text(json.dumps(facts))
+        choose(project, "hippocampus")
+        return folder
+
+    return make
+
+
+def replace_file(path: Path, contents: bytes) -> None:
+    path.unlink()  # the link, never the shared file
+    path.write_bytes(contents)
+
+
+def spoil(folder: Path) -> None:
+    """One case cut off, one filled with NaN, one label shifted in its header, one by its voxels."""
+    cut, empty, header, voxels = (f"{name}.nii.gz" for name in SPOILT)
+    whole = (folder / "imagesTr" / cut).read_bytes()
+    replace_file(folder / "imagesTr" / cut, whole[: len(whole) * 6 // 10])
+    image = nibabel.load(folder / "imagesTr" / empty)
+    nan = nibabel.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine)
+    (folder / "imagesTr" / empty).unlink()
+    nibabel.save(nan, folder / "imagesTr" / empty)
+    label = nibabel.load(folder / "labelsTr" / header)
+    affine = label.affine.copy()
+    affine[:3, 3] += [5, 0, 0]
+    moved = nibabel.Nifti1Image(np.asarray(label.dataobj), affine)
+    (folder / "labelsTr" / header).unlink()
+    nibabel.save(moved, folder / "labelsTr" / header)
+    label = nibabel.load(folder / "labelsTr" / voxels)
+    rolled = nibabel.Nifti1Image(np.roll(np.asarray(label.dataobj), 12, axis=1), label.affine)
+    (folder / "labelsTr" / voxels).unlink()
+    nibabel.save(rolled, folder / "labelsTr" / voxels)
+
+
+def read_output() -> dict[str, bytes]:
+    return {p.relative_to(OUTPUT).as_posix(): p.read_bytes() for p in OUTPUT.rglob("*") if p.is_file()}
+
+
+def test_four_spoilt_cases_are_named_and_seventeen_used(
+    hippocampi: Callable[[int], Path], lines: list[str]
+) -> None:
+    spoil(hippocampi(21))
+    inspect_flow.fn()
+    cases = {case.case_id: case for case in load_cases(OUTPUT / "cases.csv")}
+    assert {c.case_id: c.code for c in cases.values() if not c.usable} == SPOILT
+    assert sum(case.usable for case in cases.values()) == 17
+    assert "cut off" in cases["hippocampus_007"].reason
+    assert "voxels are NaN or Inf" in cases["hippocampus_014"].reason
+    assert "origin is moved by (5, 0, 0) mm" in cases["hippocampus_019"].reason
+    assert "inspect.position_outlier = 8" in cases["hippocampus_033"].reason
+    told = [line for line in lines if line.startswith("quarantined")]
+    for name, code in SPOILT.items():
+        assert any(name in line and code in line and cases[name].reason in line for line in told)
+    assert len(told) == 4
+    assert lines[-1] == "inspected 21 cases: 17 usable (0 of them with a warning), 4 quarantined"
+    fingerprints = sorted(p.stem for p in (OUTPUT / "fingerprints").iterdir())
+    assert fingerprints == sorted(case.case_id for case in cases.values() if case.usable)
+
+
+def test_fingerprints_agree_with_nibabel(hippocampi: Callable[[int], Path]) -> None:
+    folder = hippocampi(3)
+    inspect_flow.fn()
+    for case in load_cases(OUTPUT / "cases.csv"):
+        image = nibabel.load(folder / "imagesTr" / f"{case.case_id}.nii.gz").get_fdata()
+        label = nibabel.load(folder / "labelsTr" / f"{case.case_id}.nii.gz").get_fdata()
+        fingerprint = Fingerprint.load(OUTPUT / "fingerprints" / f"{case.case_id}.json")
+        assert fingerprint.shape == case.shape == image.shape
+        assert fingerprint.intensity[0].mean == pytest.approx(image[label > 0].mean(), rel=1e-6)
+        assert fingerprint.classes["Anterior"].voxels == (label == 1).sum()
+        assert Path(case.images[0]).is_file()
+    assert DatasetFacts.load(OUTPUT / "dataset.json").labels["Posterior"] == 2
+
+
+def test_the_same_set_gives_the_same_bytes_and_leaves_no_rest(hippocampi: Callable[[int], Path]) -> None:
+    hippocampi(4)
+    inspect_flow.fn()
+    first = read_output()
+    (OUTPUT / "fingerprints" / "gone.json").touch()  # of a case that has left the set
+    (OUTPUT.parent / "inspected.tmp").mkdir()  # of a run that was killed
+    inspect_flow.fn()
+    assert read_output() == first
+    assert sorted(p.name for p in OUTPUT.parent.iterdir()) == ["inspected", "raw"]
+
+
+def test_too_many_bad_cases_stop_the_stage_with_one_error(
+    hippocampi: Callable[[int], Path], lines: list[str]
+) -> None:
+    spoil(hippocampi(19))  # 4 of 19 are more than a fifth
+    with pytest.raises(SegtrailError) as caught:
+        inspect_flow.fn()
+    for name, code in SPOILT.items():
+        assert f"{name}: {code}" in caught.value.what
+    assert "inspect.max_bad_fraction = 0.2" in caught.value.what
+    assert sum(line.startswith("quarantined") for line in lines) == 4
+    assert not OUTPUT.exists()
+
+
+def test_unknown_label_values_end_the_process_after_the_whole_set(
+    hippocampi: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hippocampi(12)
+    facts = json.loads((folder / "dataset.json").read_text())
+    del facts["labels"]["2"]
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    monkeypatch.setenv("SEGTRAIL_NO_PREFECT", "1")
+    with pytest.raises(SystemExit) as caught:
+        run_stage(inspect_flow)
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert "12 label map(s) hold values that dataset.json does not know" in error
+    assert error.count("value 2 (") == 12
+    assert "max_bad_fraction" not in error
+    assert "fix:" in error
+    assert not OUTPUT.exists()
+
+
+def test_a_missing_raw_folder_is_one_clear_error(project: Path) -> None:
+    with pytest.raises(SegtrailError, match=r"no folder data/raw/phantom(.|\n)*segtrail data add"):
+        inspect_flow.fn()
+    assert not OUTPUT.exists()
+
+
+def test_brain_tumours_with_two_modalities_by_table(project: Path, shared_data: Path) -> None:
+    folder = project / "data/raw/brats"
+    folder.mkdir(parents=True)
+    names = [f"brats_2013_pat000{i}_1" for i in (1, 3, 5, 6)]
+    with (folder / "cases.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["case_id", "patient_id", "image_0", "image_1", "label"])
+        for name in names:
+            (folder / name).symlink_to((shared_data / "brats2015_2mm" / name).resolve())
+            files = (f"{name}/{name}_{kind}.nii.gz" for kind in ("flair", "t1ce", "seg"))
+            writer.writerow([name, name.removesuffix("_1"), *files])
+    labels = {"background": 0, "necrosis": 1, "oedema": 2, "non-enhancing": 3, "enhancing": 4}
+    facts = {"name": "BraTS", "modality": {"0": "FLAIR", "1": "T1ce"}, "labels": labels}
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    choose(project, "brats", "table")
+    inspect_flow.fn()
+    cases = load_cases(OUTPUT / "cases.csv")
+    assert [case.verdict for case in cases] == ["ok"] * 4
+    assert {(case.shape, case.spacing_mm, case.orientation) for case in cases} == {
+        ((120, 120, 78), (2.0, 2.0, 2.0), "LPS")
+    }
+    assert cases[0].patient_id == "brats_2013_pat0001"
+    fingerprint = Fingerprint.load(OUTPUT / "fingerprints" / f"{names[0]}.json")
+    assert len(fingerprint.intensity) == 2
+    assert fingerprint.intensity[0].mean != fingerprint.intensity[1].mean
+
+
+def test_under_prefect_the_result_is_the_same(
+    hippocampi: Callable[[int], Path], prefect_harness: None
+) -> None:
+    hippocampi(3)
+    inspect_flow.fn()
+    plain = read_output()
+    inspect_flow()
+    assert read_output() == plain
