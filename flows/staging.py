@@ -84,7 +84,9 @@ def build_tree(source: Path, target: Path, staging: Path) -> Change:
     change = Change(removed=sorted(old.keys() - files.keys()))
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        progress = ByteProgress("compare and copy" if old else "copy", sum(path.stat().st_size for path in files.values()))
+        progress = ByteProgress(
+            "compare and copy" if old else "copy", sum(path.stat().st_size for path in files.values())
+        )
         for name, path in files.items():
             copy = staging / name
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -142,7 +142,7 @@ def test_too_few_patients_ask_for_more_cases() -> None:
 
 def test_cases_without_patient_are_listed() -> None:
     nameless = [CaseRecord(name, "", "", (), "", "") for name in ("a", "b")]
-    with pytest.raises(SegtrailError, match="2 case.s. without patient_id.*: a, b"):
+    with pytest.raises(SegtrailError, match=r"2 case.s. without patient_id.*: a, b"):
         assign([*nameless, *(make_case(name) for name in BASE)], PARAMS)
 
 
