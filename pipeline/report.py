@@ -1,0 +1,210 @@
+"""The report: one HTML page that a reviewer can trust without any other file.
+
+The page asks for nothing from outside (a content security policy says so to the browser), holds no script,
+and is a function of the files of the run: the same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from pipeline.cases import OK, QUARANTINED, WARN
+from pipeline.config import ReportParams
+from pipeline.report_charts import case_dots, training_view
+from pipeline.report_inputs import ModelInputs, ReportInputs, load_report_inputs
+from pipeline.report_results import (
+    METRICS,
+    evidence,
+    gate_rows,
+    metric_format,
+    result_groups,
+    sources,
+    split_name,
+    worst_cases,
+)
+from pipeline.report_tables import (
+    DASH,
+    class_rows,
+    foreground,
+    format_number,
+    geometry_rows,
+    intensity_rows,
+    moment,
+    plain,
+    plan_rows,
+    split_rows,
+)
+from pipeline.scores import rank
+from pipeline.verdict import TITLES, judge, overall
+
+__all__ = ["load_report_inputs", "render_report"]
+
+DEFAULT_METRIC = "test/dice"
+MOST_PICTURE_BYTES = 2_100_000  # 2.8 MB as base64: the page is to stay below 3 MB
+
+
+def render_report(inputs: ReportInputs, params: ReportParams) -> str:
+    """Makes the page.
+
+    Args:
+        inputs: From `load_report_inputs`.
+        params: Heading and number of worst cases.
+
+    Returns:
+        HTML; every text from a file is escaped.
+    """
+    metric = str(inputs.decision.get("metric") or DEFAULT_METRIC)
+    best = best_model(inputs.models, metric)
+    checks = judge(inputs, best, metric)
+    light = overall(checks)
+    classes = list(foreground(inputs))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = format_number
+    environment.filters["plain"] = plain
+    environment.filters["moment"] = moment
+    template = resources.files("pipeline").joinpath("report_template.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        dash=DASH,
+        title=params.title,
+        finished=max(str(model.run.get("finished", "")) for model in inputs.models),
+        headline=_headline(inputs, best, metric),
+        colour=light,
+        verdict=TITLES[light],
+        checks=checks,
+        facts=inputs.facts,
+        data=_data(inputs),
+        classes=classes,
+        split=split_rows(inputs),
+        plan=plan_rows(inputs.plan),
+        plan_cases=inputs.plan.get("n_cases"),
+        training=[training_view(model, classes) for model in inputs.models],
+        columns=[title for title, _, _ in sources(inputs.models)],
+        groups=result_groups(inputs.models, classes),
+        metrics=METRICS,
+        protocol=best.protocol,
+        unlabelled=best.unlabelled,
+        dots=case_dots(inputs.models, classes, metric),
+        dots_metric=metric_format(metric),
+        overlays=_overlays(inputs.models, best),
+        worst=worst_cases(inputs.models, best, classes, metric, params.worst_cases),
+        decision=inputs.decision,
+        registry=_registry(inputs.decision, inputs.models),
+        models=inputs.models,
+        parameters={model.name: flatten(model.bundle.get("params", {})) for model in inputs.models},
+        outputs=inputs.outputs,
+    )
+
+
+def best_model(models: Sequence[ModelInputs], metric: str) -> ModelInputs:
+    """The model with the best defined value of a metric; the first by name when none has one."""
+    defined = [(rank(metric, value), m) for m in models if (value := m.metrics.get(metric)) is not None]
+    return max(defined, key=lambda pair: pair[0])[1] if defined else models[0]
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested params as dotted keys with the text of their values."""
+    flat: dict[str, str] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat
+
+
+def _headline(inputs: ReportInputs, best: ModelInputs, metric: str) -> dict[str, Any]:
+    shown = metric_format(metric)
+    low, high = (best.metrics.get(f"{metric}_ci_{end}") for end in ("low", "high"))
+    cases, patients = evidence(best, metric)
+    origin = best.bundle.get("provenance", {})
+    _, label, _ = split_name(metric)
+    return {
+        "dataset": inputs.facts.get("name", DASH),
+        "model": best.name,
+        "metric": metric,
+        "title": shown.title,
+        "of": label
+        or ("mean over classes" if len(foreground(inputs)) > 1 else next(iter(foreground(inputs)), "")),
+        "unit": shown.unit,
+        "value": best.metrics.get(metric),
+        "text": shown.text(best.metrics.get(metric)),
+        "interval": None if low is None or high is None else f"{shown.text(low)} to {shown.text(high)}",
+        "n": cases,
+        "patients": patients,
+        "cases": best.n_cases,
+        "commit": str(best.run.get("git_commit") or "")[:8],
+        "digest": str(origin.get("data_digest") or "")[:8],
+    }
+
+
+def _data(inputs: ReportInputs) -> dict[str, Any]:
+    verdicts = [case.verdict for case in inputs.cases]
+    return {
+        "counts": [
+            ("cases", len(verdicts)),
+            ("usable", len(verdicts) - verdicts.count(QUARANTINED)),
+            ("of these with a warning", verdicts.count(WARN)),
+            ("quarantined", verdicts.count(QUARANTINED)),
+            ("patients", len({case.patient_id for case in inputs.cases})),
+        ],
+        "remarks": sorted((c for c in inputs.cases if c.verdict != OK), key=lambda c: (c.verdict, c.case_id)),
+        "geometry": geometry_rows(inputs.cases),
+        "classes": class_rows(inputs),
+        "intensities": intensity_rows(inputs),
+        "orientations": ", ".join(sorted({c.orientation for c in inputs.cases if c.orientation})) or DASH,
+    }
+
+
+def _overlays(models: Sequence[ModelInputs], best: ModelInputs) -> dict[str, list[dict[str, Any]]]:
+    """Pictures by model, the best model's first, until the page is full; the others are named."""
+    left = MOST_PICTURE_BYTES
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for model in sorted(models, key=lambda m: m is not best):
+        for overlay in model.overlays:
+            fits = len(overlay.png) <= left
+            left -= len(overlay.png) if fits else 0
+            source = f"data:image/png;base64,{base64.b64encode(overlay.png).decode()}" if fits else ""
+            shown.setdefault(model.name, []).append({"overlay": overlay, "source": source})
+    return shown
+
+
+def _registry(decision: Mapping[str, Any], models: Sequence[ModelInputs]) -> dict[str, Any]:
+    """Champion, gate and versions; versions are numbered from 1 in the order of the file."""
+    versions = [dict(v) for v in decision.get("versions", []) if isinstance(v, Mapping)]
+    here = {model.run.get("bundle_sha256") for model in models}
+    roles = {"challenger": decision.get("challenger"), "champion": decision.get("champion_after")}
+    shown = metric_format(str(decision.get("metric") or DEFAULT_METRIC))
+    for number, version in enumerate(versions, 1):
+        digest = version.get("bundle_sha256")
+        low, high = (version.get(f"ci_{end}") for end in ("low", "high"))
+        version |= {
+            "number": number,
+            "roles": ", ".join(role for role, of in roles.items() if of and of == digest),
+            "text": shown.text(version.get("value")),
+            "interval": DASH if low is None or high is None else f"{shown.text(low)} to {shown.text(high)}",
+            "here": digest in here,
+        }
+    by_sha256 = {version.get("bundle_sha256"): version for version in versions}
+
+    def name(digest: str | None) -> str:
+        if not digest:
+            return "none"
+        known = by_sha256.get(digest)
+        bundle = f"bundle {digest[:12]}"
+        return f"version {known['number']}, {plain(known.get('model'))} ({bundle})" if known else bundle
+
+    return {
+        "champion": name(decision.get("champion_after")),
+        "before": name(decision.get("champion_before")),
+        "challenger": name(decision.get("challenger")),
+        "numbers": gate_rows(decision.get("numbers") or {}, shown.title),
+        "versions": versions,
+        "shown": shown,
+    }

@@ -1,0 +1,242 @@
+"""Everything the report shows, read from the files of the stages before it.
+
+The stages' own record types are not imported: the report is a view of files, and a change in the code of a
+stage must not run it again when that stage's files came out the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.cases import CaseRecord, load_cases
+from pipeline.errors import SegtrailError, collect
+
+OVERLAY_RANKS = ("best", "median", "worst")
+Numbers = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """Metrics of one case and class, by name; None when one is not defined."""
+
+    case_id: str
+    patient_id: str
+    label: str
+    values: Numbers
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Picture of the "best", "median" or "worst" case: file and bytes."""
+
+    rank: str
+    case_id: str
+    path: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What train and evaluate wrote about one model.
+
+    Attributes:
+        metrics: Flat names (`test/dice`, `test/<class>/dice_ci_low`, ...) to numbers.
+        protocol: How they were measured, in words.
+        unlabelled: Test cases that have no reference and were not scored.
+        cases, baseline_cases: Rows of the tables of that name; no baseline gives none.
+        history, run, bundle: history.csv, run.json and bundle.json of data/models.
+        overlays: Best, median and worst case.
+    """
+
+    name: str
+    metrics: Numbers
+    protocol: Mapping[str, Any]
+    n_cases: int
+    n_patients: int
+    unlabelled: tuple[str, ...]
+    cases: tuple[CaseRow, ...]
+    baseline_cases: tuple[CaseRow, ...]
+    history: tuple[Numbers, ...]
+    run: Mapping[str, Any]
+    bundle: Mapping[str, Any]
+    overlays: tuple[Overlay, ...]
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """All inputs of the report.
+
+    Attributes:
+        facts: data/inspected/dataset.json.
+        cases: All cases, also quarantined ones.
+        fingerprints: Case id to fingerprint record, usable cases only.
+        sides: Case id to train, validation or test.
+        plan: data/plan/plan.json.
+        models: One record a folder of data/metrics, by name.
+        decision: data/registry/decision.json.
+        outputs: Path to DVC hash of what the earlier stages wrote; empty without a dvc.lock.
+    """
+
+    facts: Mapping[str, Any]
+    cases: tuple[CaseRecord, ...]
+    fingerprints: Mapping[str, Mapping[str, Any]]
+    sides: Mapping[str, str]
+    plan: Mapping[str, Any]
+    models: tuple[ModelInputs, ...]
+    decision: Mapping[str, Any]
+    outputs: Mapping[str, str]
+
+
+def load_report_inputs(root: Path = Path()) -> ReportInputs:
+    """Reads everything below `root`, the project's top folder.
+
+    Raises:
+        SegtrailError: Files are missing (all are listed, each with its stage) or one cannot be read.
+    """
+    data = root / "data"
+    names = sorted(p.name for p in (data / "metrics").glob("[!.]*") if p.is_dir())
+    _check_present(data, names)
+    cases = load_cases(data / "inspected" / "cases.csv")
+    prints, splits = data / "inspected" / "fingerprints", data / "splits" / "splits.csv"
+    return ReportInputs(
+        facts=_json(data / "inspected" / "dataset.json", "inspect"),
+        cases=tuple(cases),
+        fingerprints={c.case_id: _json(prints / f"{c.case_id}.json", "inspect") for c in cases if c.usable},
+        sides={row["case_id"]: row["split"] for row in _csv(splits, "split", {"case_id", "split"})},
+        plan=_json(data / "plan" / "plan.json", "plan"),
+        models=tuple(_load_model(data, name) for name in names),
+        decision=_json(data / "registry" / "decision.json", "register"),
+        outputs=_locked_outputs(root / "dvc.lock", names),
+    )
+
+
+def _check_present(data: Path, names: list[str]) -> None:
+    needed = {
+        data / "inspected" / "cases.csv": "inspect",
+        data / "inspected" / "dataset.json": "inspect",
+        data / "splits" / "splits.csv": "split",
+        data / "plan" / "plan.json": "plan",
+        data / "registry" / "decision.json": "register",
+    }
+    for name in names:
+        needed |= {
+            data / "models" / name / f: f"train@{name}" for f in ("bundle.json", "run.json", "history.csv")
+        }
+        needed |= {data / "metrics" / name / f: f"evaluate@{name}" for f in ("metrics.json", "cases.csv")}
+    errors = [_missing(path, stage) for path, stage in needed.items() if not path.is_file()]
+    if not names:
+        errors.append(SegtrailError("no model was evaluated", str(data / "metrics"), "dvc repro evaluate"))
+    if errors:
+        raise collect(errors)
+
+
+def _missing(path: Path, stage: str) -> SegtrailError:
+    return SegtrailError(f"a file of stage {stage} is missing", str(path), f"dvc repro {stage}")
+
+
+def _load_model(data: Path, name: str) -> ModelInputs:
+    trained, measured, stage = data / "models" / name, data / "metrics" / name, f"evaluate@{name}"
+    record = _json(measured / "metrics.json", stage)
+    baseline = measured / "baseline_cases.csv"
+    return ModelInputs(
+        name=name,
+        metrics={key: _finite(value) for key, value in record.get("metrics", {}).items()},
+        protocol=record.get("protocol", {}),
+        n_cases=int(record.get("n_cases", 0)),
+        n_patients=int(record.get("n_patients", 0)),
+        unlabelled=tuple(map(str, record.get("cases_without_label", []))),
+        cases=_case_rows(measured / "cases.csv", stage),
+        baseline_cases=_case_rows(baseline, stage) if baseline.is_file() else (),
+        history=tuple(
+            {key: _finite(value) for key, value in row.items()}
+            for row in _csv(trained / "history.csv", f"train@{name}", {"epoch"})
+        ),
+        run=_json(trained / "run.json", f"train@{name}"),
+        bundle=_json(trained / "bundle.json", f"train@{name}"),
+        overlays=tuple(
+            Overlay(rank, path.stem.removeprefix(f"{rank}_"), path.as_posix(), path.read_bytes())
+            for rank in OVERLAY_RANKS
+            for path in sorted((measured / "overlays").glob(f"{rank}_*.png"))[:1]
+        ),
+    )
+
+
+def _case_rows(path: Path, stage: str) -> tuple[CaseRow, ...]:
+    return tuple(
+        CaseRow(
+            case_id=row.pop("case_id"),
+            patient_id=row.pop("patient_id"),
+            label=row.pop("label"),
+            values={key: _finite(value) for key, value in row.items()},
+        )
+        for row in _csv(path, stage, {"case_id", "patient_id", "label"})
+    )
+
+
+def _locked_outputs(path: Path, models: list[str]) -> dict[str, str]:
+    """Hashes in `dvc.lock` of what this run rests on.
+
+    Entries of register and report (which would change the page each time), and of models and data sets that
+    are no longer in use, are left out.
+    """
+    if not path.is_file():
+        return {}
+    stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+    wanted = ["inspect", "split", "plan", "preprocess"]
+    wanted += [f"{stage}@{model}" for model in models for stage in ("train", "predict", "evaluate")]
+    entries = [out for name in wanted for out in stages.get(name, {}).get("outs", [])]
+    return {out["path"]: out.get("md5", "") for out in entries}
+
+
+def _json(path: Path, stage: str) -> dict[str, Any]:
+    try:
+        record = json.loads(_text(path, stage))
+    except json.JSONDecodeError as error:
+        raise _damaged(path, stage, str(error)) from error
+    if not isinstance(record, dict):
+        raise _damaged(path, stage, f"it holds a {type(record).__name__}, expected an object")
+    return record
+
+
+def _csv(path: Path, stage: str, columns: set[str]) -> list[dict[str, str]]:
+    """Rows of a table that has at least these columns."""
+    reader = csv.DictReader(io.StringIO(_text(path, stage)))
+    rows, heading = list(reader), reader.fieldnames or []
+    if not columns <= set(heading):
+        raise _damaged(path, stage, f"its columns are {list(heading)}, expected {sorted(columns)} among them")
+    if any(None in row or None in row.values() for row in rows):
+        raise _damaged(path, stage, "a row has more or fewer columns than the heading")
+    return rows
+
+
+def _text(path: Path, stage: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise _missing(path, stage) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(path, stage, str(error)) from error
+
+
+def _damaged(path: Path, stage: str, problem: str) -> SegtrailError:
+    return SegtrailError(
+        f"{path.name} cannot be read: {problem}", str(path), f"dvc repro --force --single-item {stage}"
+    )
+
+
+def _finite(value: Any) -> float | None:
+    """The number, or None for empty text, null, NaN and infinity."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,193 @@
+"""Tables of the report on results: which metrics stand in them, with which digits and units."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report_inputs import CaseRow, ModelInputs, Numbers
+from pipeline.report_tables import DASH, format_number, plain
+from pipeline.scores import rank
+
+
+@dataclass(frozen=True)
+class MetricFormat:
+    """How a metric is shown.
+
+    Attributes:
+        title: Name in words.
+        meaning: One sentence for a reader who has not met it.
+        unit: "" for a share of 1.
+        digits: After the decimal point.
+        factor: The shown number is the metric times this.
+    """
+
+    title: str
+    meaning: str
+    unit: str = ""
+    digits: int = 3
+    factor: float = 1.0
+
+    def text(self, value: float | None) -> str:
+        """The number with its digits, without the unit; a dash for None."""
+        return format_number(None if value is None else value * self.factor, self.digits)
+
+
+METRICS = {
+    "dice": MetricFormat("Dice", "twice the common volume over the sum of both volumes; 1 is identical"),
+    "jaccard": MetricFormat("Jaccard", "common volume over the volume of both together"),
+    "surface_dice": MetricFormat("Surface Dice", "share of both surfaces that lies within the tolerance"),
+    "hd95_mm": MetricFormat("HD95", "95th percentile of the distances between the surfaces", "mm", 2),
+    "assd_mm": MetricFormat("ASSD", "mean distance between the surfaces", "mm", 2),
+    "precision": MetricFormat("Precision", "share of the predicted volume that is right"),
+    "recall": MetricFormat("Recall", "share of the reference volume that was found (sensitivity)"),
+    "f1": MetricFormat("F1", "harmonic mean of precision and recall; equal to Dice"),
+    "specificity": MetricFormat(
+        "Specificity", "share of the rest of the image that was left alone", digits=4
+    ),
+    "accuracy": MetricFormat("Accuracy", "share of all voxels that are right", digits=4),
+    "volume_error_mm3": MetricFormat("Volume error", "predicted less reference volume", "mm³", 0),
+    "relative_volume_error": MetricFormat(
+        "Relative volume error", "the same as a share of the reference volume", "%", 1, 100.0
+    ),
+}
+
+
+def metric_format(name: str) -> MetricFormat:
+    """How a metric of `metrics.json` is shown; one that is not known here gets three digits."""
+    return METRICS.get(name.rsplit("/", 1)[-1], MetricFormat(name.rsplit("/", 1)[-1], ""))
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Parts of a flat metric name: split, class ("" for the mean over classes), metric."""
+    head, *middle, metric = name.split("/")
+    return head, "/".join(middle), metric
+
+
+def baseline_split(metrics: Numbers) -> str:
+    """First part of the names of a baseline, "" without one."""
+    heads = {split_name(name)[0] for name in metrics}
+    return next(iter(sorted(head for head in heads if head.startswith("baseline"))), "")
+
+
+def baseline_title(split: str) -> str:
+    """Name of a baseline for a person."""
+    return {"baseline_otsu_lung": "Otsu in the lungs"}.get(split, split.replace("_", " ").strip())
+
+
+def sources(models: Sequence[ModelInputs]) -> list[tuple[str, str, ModelInputs]]:
+    """What is compared: title, first part of its metric names, and the record that holds them."""
+    found = [(model.name, "test", model) for model in models]
+    for model in models:
+        if split := baseline_split(model.metrics):
+            return [*found, (f"Baseline: {baseline_title(split)}", split, model)]
+    return found
+
+
+def result_groups(models: Sequence[ModelInputs], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the metric table: the mean over classes, then each class; a single class needs no mean."""
+    names = {split_name(n)[2] for m in models for n in m.metrics}
+    names = {n for n in names if not n.endswith(("_ci_low", "_ci_high", "_n"))}
+    order = [n for n in METRICS if n in names] + sorted(names - set(METRICS))
+    groups = [(label, label) for label in classes]
+    if len(classes) != 1:
+        groups.insert(0, ("", "Mean over classes"))
+    return [
+        {"title": title, "rows": [_result_row(models, label, metric) for metric in order]}
+        for label, title in groups
+    ]
+
+
+def _result_row(models: Sequence[ModelInputs], label: str, metric: str) -> dict[str, Any]:
+    shown = metric_format(metric)
+    cells: list[dict[str, Any]] = []
+    for _, split, model in sources(models):
+        key = "/".join(part for part in (split, label, metric) if part)
+        value, low, high = (model.metrics.get(key + end) for end in ("", "_ci_low", "_ci_high"))
+        n = model.metrics.get(f"{key}_n")
+        interval = DASH if low is None or high is None else f"{shown.text(low)} to {shown.text(high)}"
+        cells.append(
+            {
+                "model": model.name,
+                "key": key,
+                "value": value,
+                "text": shown.text(value),
+                "interval": interval,
+                "n": DASH if n is None else f"{n:.0f}",
+            }
+        )
+    ranks = [rank(metric, cell["value"]) for cell in cells if cell["value"] is not None]
+    unique = len(cells) > 1 and ranks.count(max(ranks, default=0.0)) == 1
+    for cell in cells:
+        cell["best"] = unique and cell["value"] is not None and rank(metric, cell["value"]) == max(ranks)
+    return {"metric": metric, "shown": shown, "cells": cells}
+
+
+def evidence(model: ModelInputs, metric: str) -> tuple[int, int]:
+    """Cases and patients behind a headline number: those in which the metric is defined."""
+    _, label, name = split_name(metric)
+    rows = [r for r in model.cases if label in ("", r.label) and r.values.get(name) is not None]
+    return len({row.case_id for row in rows}), len({row.patient_id for row in rows})
+
+
+def case_means(rows: Sequence[CaseRow], metric: str, label: str = "") -> dict[str, float]:
+    """Mean of a metric over a case's defined classes, or of one class; undefined cases are left out."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        value = row.values.get(metric)
+        if value is not None and label in ("", row.label):
+            values.setdefault(row.case_id, []).append(value)
+    return {case_id: statistics.fmean(v) for case_id, v in values.items()}
+
+
+def worst_cases(
+    models: Sequence[ModelInputs], best: ModelInputs, classes: Sequence[str], metric: str, number: int
+) -> dict[str, Any]:
+    """The best model's worst cases, and what the others made of the same ones."""
+    _, label, name = split_name(metric)
+    shown = metric_format(name)
+    value = case_means(best.cases, name, label)
+    order = sorted(value, key=lambda case_id: (rank(name, value[case_id]), case_id))[:number]
+    others = []
+    for title, split, model in sources(models):
+        if split != "test" or model is not best:
+            others.append(
+                (title, case_means(model.cases if split == "test" else model.baseline_cases, name, label))
+            )
+    rows = []
+    for case_id in order:
+        of_case = {row.label: row for row in best.cases if row.case_id == case_id}
+        rows.append(
+            {
+                "case_id": case_id,
+                "patient_id": next(row.patient_id for row in of_case.values()),
+                "value": shown.text(value[case_id]),
+                "others": [shown.text(values.get(case_id)) for _, values in others],
+                "classes": [(c, of_case[c].values) for c in classes if c in of_case],
+            }
+        )
+    return {"rows": rows, "shown": shown, "others": [title for title, _ in others], "of": best.name}
+
+
+def gate_rows(numbers: Mapping[str, Any], metric: str) -> list[tuple[str, str, str]]:
+    """Name, value and 95 % interval of what the gate measured.
+
+    Args:
+        numbers: Of `decision.json`; the ends of an interval stand under `_ci_low` and `_ci_high`.
+        metric: Title of the metric that was compared.
+    """
+    rows = []
+    for name, value in numbers.items():
+        if name.endswith(("_ci_low", "_ci_high")):
+            continue
+        low, high = numbers.get(f"{name}_ci_low"), numbers.get(f"{name}_ci_high")
+        if not name.endswith("improvement"):
+            rows.append((name.removeprefix("n_").replace("_", " ").capitalize(), plain(value), DASH))
+            continue
+        label = name.removesuffix("improvement").rstrip("/")
+        title = f"Improvement in {metric}" + (f", {label}" if label else "")
+        ends = [DASH if end is None else format_number(end, 4) for end in (low, high)]
+        rows.append((title, format_number(value, 4), DASH if DASH in ends else " to ".join(ends)))
+    return rows

@@ -1,0 +1,255 @@
+"""The page as a reviewer's browser sees it, parsed with the standard library."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ReportParams
+from pipeline.report import MOST_PICTURE_BYTES, best_model, flatten, render_report
+from pipeline.report_inputs import load_report_inputs
+from tests.report_project import EVIL, build_project
+from tests.report_scores import PIXEL, Recipe, write_json
+
+PARAMS = ReportParams(title="Segtrail report", worst_cases=3)
+SECTIONS = ["result", "data", "split", "plan", "training", "results", "cases", "registry", "versions"]
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about, and checks that every tag is closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def values(self, attribute: str) -> list[str]:
+        return [str(attrs[attribute]) for _, attrs in self.tags if attribute in attrs]
+
+
+def render(root: Path, params: ReportParams = PARAMS) -> str:
+    return render_report(load_report_inputs(root), params)
+
+
+def rewrite_metrics(root: Path, changes: dict[str, float | None], model: str = "unet") -> None:
+    path = root / "data/metrics" / model / "metrics.json"
+    record = json.loads(path.read_text())
+    record["metrics"] |= changes
+    write_json(path, record)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    build_project(tmp_path, Recipe())
+    return tmp_path
+
+
+def test_has_all_sections_in_order_and_is_well_formed(root: Path) -> None:
+    page = Page(render(root))
+    assert [name for name in page.values("id") if name in SECTIONS] == SECTIONS
+    anchors = [href for href in page.values("href") if href.startswith("#")]
+    assert anchors == [f"#{name}" for name in SECTIONS[1:]]
+
+
+def test_asks_for_nothing_from_outside_and_holds_no_script(root: Path) -> None:
+    text = render(root)
+    page = Page(text)
+    addresses = [
+        a for name in ("src", "href", "srcset", "data", "poster", "action") for a in page.values(name)
+    ]
+    assert addresses and all(a.startswith(("#", "data:image/png;base64,")) for a in addresses)
+    assert not {"script", "link", "iframe", "object", "form", "base"} & {tag for tag, _ in page.tags}
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    assert "default-src 'none'" in text
+
+
+def test_same_files_same_bytes(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    build_project(other, Recipe())
+    assert render(root) == render(other)
+
+
+def test_text_from_files_is_escaped(root: Path) -> None:
+    facts = root / "data/inspected/dataset.json"
+    write_json(
+        facts, json.loads(facts.read_text()) | {"name": "<b onload=x>", "description": '"><img src=y>'}
+    )
+    text = render(root)
+    page = Page(text)
+    assert EVIL in page.text and "<b onload=x>" in page.text
+    assert "<script" not in text and "<b onload" not in text and "<img src=y" not in text
+
+
+def test_class_and_case_names_are_escaped_in_charts(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(classes=("a<b", "c&d")))
+    table = tmp_path / "data/metrics/unet/cases.csv"
+    table.write_text(table.read_text().replace("case_001", "<i>one</i>"))
+    text = render(tmp_path)
+    assert "a<b" in Page(text).text and "a<b" not in text and "<i>one" not in text
+
+
+def test_numbers_are_those_of_metrics_json(root: Path) -> None:
+    record = json.loads((root / "data/metrics/unet/metrics.json").read_text())["metrics"]
+    cells = {a["data-metric"]: a["data-value"] for _, a in Page(render(root)).tags if "data-metric" in a}
+    shown = {key for key in record if key.count("/") == 2 and not re.search(r"_(ci_low|ci_high|n)$", key)}
+    assert set(cells) == shown and len(shown) == 24
+    for key, value in cells.items():
+        assert float(value or "nan") == record[str(key)]
+
+
+def test_headline_is_the_metric_of_the_gate_with_interval_and_counts(root: Path) -> None:
+    rewrite_metrics(root, {"test/dice": 0.81249, "test/dice_ci_low": 0.7, "test/dice_ci_high": 0.9})
+    page = Page(render(root))
+    assert page.values("data-headline") == ["test/dice"]
+    assert (
+        "Dice, nodule, on the test set 0.812 95 % interval 0.700 to 0.900 n = 7 cases of 7 patients"
+        in page.text
+    )
+    assert "not defined in 1 more test case" in page.text
+
+
+def test_null_is_a_dash_with_an_explanation(root: Path) -> None:
+    ends = ("", "_ci_low", "_ci_high")
+    rewrite_metrics(root, {f"test/nodule/hd95_mm{end}": None for end in ends} | {"test/nodule/hd95_mm_n": 0})
+    text = render(root)
+    row = text[text.index(">HD95 <") :]
+    row = row[: row.index("</tr>")]
+    assert row.count('class="none"') == 2 and 'title="not defined">–<' in row and ">None<" not in text
+    assert "– means not defined" in text
+
+
+def test_nan_in_a_json_file_counts_as_not_defined(root: Path) -> None:
+    path = root / "data/metrics/unet/metrics.json"
+    path.write_text(re.sub(r'("test/dice"): [0-9.]+', r"\1: NaN", path.read_text()))
+    page = Page(render(root))
+    assert "Not to be used" in page.text and "nan" not in page.text.lower().split()
+
+
+def test_no_baseline(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(baseline=False))
+    page = Page(render(tmp_path))
+    assert "No baseline was measured" in page.text and "Otsu" not in page.text
+
+
+def test_baseline_stands_beside_the_model(root: Path) -> None:
+    metrics = [a for _, a in Page(render(root)).tags if str(a.get("data-metric", "")).endswith("nodule/dice")]
+    assert [a["data-metric"] for a in metrics] == ["test/nodule/dice", "baseline_otsu_lung/nodule/dice"]
+
+
+def test_no_case_was_quarantined(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(quarantined=False))
+    page = Page(render(tmp_path))
+    assert "None: all 40 cases passed every check." in page.text and "No objections" in page.text
+
+
+def test_names_every_quarantined_and_warned_case_with_code_and_reason(root: Path) -> None:
+    text = Page(render(root)).text
+    for expected in ("case_101 quarantined unreadable the file ends after", "not_finite", "24.00 mm apart"):
+        assert expected in text
+    assert "case_004 warn position_outlier" in text
+    assert "43 cases 40 usable 1 of these with a warning 3 quarantined" in text
+
+
+def test_several_models_and_classes(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(classes=("Anterior", "Posterior"), models={"a": 0.7, "b": 0.9}, cases=60))
+    page = Page(render(tmp_path))
+    cells = [a for _, a in page.tags if a.get("data-metric") == "test/dice"]
+    assert [a["data-model"] for a in cells] == ["a", "b"]
+    assert "Best model b of 2" in page.text and "Mean over classes" in page.text
+    assert "Worst cases of b" in page.text and "The same of a" in page.text
+
+
+def test_worst_cases_are_sorted_and_as_many_as_asked(root: Path) -> None:
+    text = render(root)
+    part = text[text.index("Worst cases of") : text.index("Best, median and worst")]
+    values = [float(v) for v in re.findall(r'<td class="num best" rowspan="1">([0-9.]+)</td>', part)]
+    assert len(values) == 3 and values == sorted(values) and values[0] == 0.0
+
+
+def test_pictures_are_inside_until_the_page_is_full(root: Path) -> None:
+    folder = root / "data/metrics/unet/overlays"
+    median = next(folder.glob("median_*.png"))
+    median.write_bytes(PIXEL + bytes(MOST_PICTURE_BYTES))
+    text = render(root)
+    assert text.count("<img ") == 2 and f"Left out to keep this page small: <code>{median.as_posix()}" in text
+    assert len(text) < 3_000_000
+
+
+def test_refused_challenger_gives_the_reason(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(promoted=False))
+    text = Page(render(tmp_path)).text
+    assert "The challenger was refused: the improvement in test/dice is 0.0040" in text
+    assert "version 2, unet (bundle 756e6574c0ff): not promoted" in text
+    assert "Champion now version 1, unet (bundle 0123456789ab)" in text
+
+
+def test_decision_with_nothing_but_a_name(root: Path) -> None:
+    write_json(root / "data/registry/decision.json", {"name": "phantom"})
+    text = Page(render(root)).text
+    assert "There is no champion" in text and "No version is registered." in text
+
+
+def test_hashes_and_params_stand_on_the_page(root: Path) -> None:
+    text = Page(render(root)).text
+    for expected in (
+        "4d1f9c7a" * 5,
+        "ab" * 32,
+        "77" * 32,
+        "9a0364b9e99bb480dd25e1f0284c8555.dir",
+        "augmentation.flip 0.5",
+    ):
+        assert expected in text
+    assert "data/models/unet" in text and "2.15.0" in text
+
+
+def test_empty_history(root: Path) -> None:
+    (root / "data/models/unet/history.csv").write_text("epoch,train_loss\n")
+    assert Page(render(root)).text.count("No values were recorded.") == 3
+
+
+def test_best_model_follows_the_direction_of_the_metric(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(models={"a": 0.7, "b": 0.9}))
+    rewrite_metrics(tmp_path, {"test/hd95_mm": 1.0, "test/assd_mm": None}, "a")
+    rewrite_metrics(tmp_path, {"test/hd95_mm": 2.0, "test/assd_mm": 9.0}, "b")
+    models = load_report_inputs(tmp_path).models
+    assert best_model(models, "test/dice").name == "b"
+    assert best_model(models, "test/hd95_mm").name == "a"
+    assert best_model(models, "test/assd_mm").name == "b"
+    assert best_model(models, "test/nothing").name == "a"
+
+
+def test_flatten_gives_dotted_keys() -> None:
+    assert flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": True}}}) == {
+        "a": "1",
+        "b.c": "1, 2",
+        "b.d.e": "True",
+    }

@@ -1,0 +1,105 @@
+"""Reading the files behind the report, and the one error when some are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import SegtrailError
+from pipeline.report_inputs import load_report_inputs
+from tests.report_project import build_project
+from tests.report_scores import Recipe
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    build_project(tmp_path, Recipe())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("data/inspected/cases.csv", "inspect"),
+        ("data/inspected/fingerprints/case_001.json", "inspect"),
+        ("data/splits/splits.csv", "split"),
+        ("data/plan/plan.json", "plan"),
+        ("data/models/unet/run.json", "train@unet"),
+        ("data/metrics/unet/metrics.json", "evaluate@unet"),
+        ("data/registry/decision.json", "register"),
+    ],
+)
+def test_a_missing_file_names_its_stage(root: Path, name: str, stage: str) -> None:
+    (root / name).unlink()
+    with pytest.raises(SegtrailError) as caught:
+        load_report_inputs(root)
+    assert caught.value.where == str(root / name) and caught.value.fix == f"dvc repro {stage}"
+
+
+def test_all_missing_files_are_in_one_error(root: Path) -> None:
+    (root / "data/plan/plan.json").unlink()
+    (root / "data/models/unet/bundle.json").unlink()
+    with pytest.raises(SegtrailError, match=r"(?s)2 problems.*dvc repro plan.*dvc repro train@unet"):
+        load_report_inputs(root)
+
+
+def test_no_model_was_evaluated(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe())
+    for path in sorted((tmp_path / "data/metrics/unet").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (tmp_path / "data/metrics/unet").rename(tmp_path / "data/metrics/.unet.partial")
+    with pytest.raises(SegtrailError, match="no model was evaluated"):
+        load_report_inputs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data/plan/plan.json", "{", "plan.json cannot be read"),
+        ("data/plan/plan.json", "[1]", "holds a list, expected an object"),
+        ("data/splits/splits.csv", "case_id,side\na,test\n", "its columns are"),
+        ("data/metrics/unet/cases.csv", "case_id,patient_id,label\na,b\n", "more or fewer columns"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(root: Path, name: str, content: str, message: str) -> None:
+    (root / name).write_text(content)
+    with pytest.raises(SegtrailError, match=message) as caught:
+        load_report_inputs(root)
+    assert "--force --single-item" in caught.value.fix
+
+
+def test_empty_cells_and_infinity_are_none(root: Path) -> None:
+    (root / "data/metrics/unet/cases.csv").write_text(
+        "case_id,patient_id,label,dice,hd95_mm\na,p,n,,inf\nb,p,n,0.5,nan\n"
+    )
+    first, second = load_report_inputs(root).models[0].cases
+    assert first.values == {"dice": None, "hd95_mm": None}
+    assert second.values == {"dice": 0.5, "hd95_mm": None}
+
+
+def test_lock_gives_the_hashes_of_this_run_only(root: Path) -> None:
+    lock = root / "dvc.lock"
+    lock.write_text(lock.read_text() + "  train@old:\n    outs:\n    - path: data/models/old\n      md5: x\n")
+    paths = list(load_report_inputs(root).outputs)
+    assert paths == [
+        "data/inspected",
+        "data/plan",
+        "data/models/unet",
+    ]  # not register, report, or another model
+    lock.unlink()
+    assert load_report_inputs(root).outputs == {}
+
+
+def test_baseline_and_overlays_may_be_absent(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(baseline=False))
+    for path in (tmp_path / "data/metrics/unet/overlays").iterdir():
+        path.unlink()
+    model = load_report_inputs(tmp_path).models[0]
+    assert model.baseline_cases == () and model.overlays == ()
+
+
+def test_overlay_knows_its_rank_and_case(root: Path) -> None:
+    overlays = load_report_inputs(root).models[0].overlays
+    assert [o.rank for o in overlays] == ["best", "median", "worst"]
+    assert overlays[2].case_id == "case_021"  # the one without any prediction
