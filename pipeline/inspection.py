@@ -16,7 +16,7 @@ from pipeline.errors import SegtrailError, collect
 from pipeline.fingerprint import Fingerprint, build_fingerprint
 from pipeline.grids import Grid, describe_difference
 from pipeline.io.nifti import (
-    FileProblem,
+    NiftiError,
     StoredImage,
     count_not_finite,
     parse_nifti,
@@ -165,7 +165,7 @@ def _read_case(record: CaseRecord) -> _Reading:
                 reading.maps[role] = to_label_map(stored, path)
             else:
                 reading.images[role] = stored
-        except FileProblem as problem:
+        except NiftiError as problem:
             reading.findings.append(Finding(problem.code, f"{role}: {problem.what}"))
     reading.sha256 = digest.hexdigest()
     return reading

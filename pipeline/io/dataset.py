@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -196,7 +195,7 @@ def _is_label_value(value: Any) -> bool:
 
 def image_stem(name: str) -> str:
     """File name without folder and NIfTI suffix."""
-    base = os.path.basename(name)
+    base = PurePosixPath(name).name
     for suffix in (".nii.gz", ".nii"):
         if base.endswith(suffix):
             return base.removesuffix(suffix)

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SegtrailError
-from pipeline.io.nifti_reading import FileProblem, StoredImage, parse_nifti, read_contents
+from pipeline.io.nifti_reading import NiftiError, StoredImage, parse_nifti, read_contents
 from pipeline.io.nifti_writing import write_nifti
 from pipeline.volume import LabelMap, Volume, axis_codes, corner_distance_mm
 
 __all__ = [
-    "FileProblem",
+    "NiftiError",
     "StoredImage",
     "count_not_finite",
     "load_label_map",
@@ -114,7 +114,7 @@ def to_label_map(file: StoredImage, path: Path) -> LabelMap:
     """
     if len(file.array) != 1:
         what = f"a label map has 1 channel, this file has {len(file.array)}"
-        raise FileProblem("label_channels", what, path, "store one class a voxel in a 3D file")
+        raise NiftiError("label_channels", what, path, "store one class a voxel in a 3D file")
     array = file.array[0]
     if array.dtype.kind in "iu":
         return LabelMap(array, file.affine)
@@ -123,7 +123,7 @@ def to_label_map(file: StoredImage, path: Path) -> LabelMap:
         wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)  # NaN and Inf are wrong too
     if wrong.any():
         what = f"{int(wrong.sum())} voxels of the label are not whole numbers, such as {array[wrong][0]:.6g}"
-        raise FileProblem(
+        raise NiftiError(
             "label_not_integer", what, path, "resample labels by nearest neighbour, store integers"
         )
     return LabelMap(_smallest(rounded.astype(np.int64)), file.affine)
@@ -144,7 +144,7 @@ def _require_finite(array: NDArray[Any], path: Path) -> None:
     bad = count_not_finite(array)
     if bad:
         what = f"{bad} of {array.size} voxels are NaN or Inf"
-        raise FileProblem("not_finite", what, path, "export the image again, or leave the case out")
+        raise NiftiError("not_finite", what, path, "export the image again, or leave the case out")
 
 
 def _require_same_grid(first: StoredImage, file: StoredImage, path: Path) -> None:
@@ -157,7 +157,7 @@ def _require_same_grid(first: StoredImage, file: StoredImage, path: Path) -> Non
         )
     else:
         return
-    raise FileProblem("geometry_mismatch", what, path, "resample all channels of a case to one grid")
+    raise NiftiError("geometry_mismatch", what, path, "resample all channels of a case to one grid")
 
 
 def _smallest(array: NDArray[Any]) -> NDArray[np.integer[Any]]:

@@ -27,7 +27,7 @@ _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
 
 
-class FileProblem(SegtrailError):
+class NiftiError(SegtrailError):
     """One file that cannot be used.
 
     Args:
@@ -66,10 +66,10 @@ def read_contents(path: Path) -> bytes:
     try:
         contents = path.read_bytes()
     except FileNotFoundError as error:
-        raise FileProblem("missing", "there is no such file", path, "put the file there") from error
+        raise NiftiError("missing", "there is no such file", path, "put the file there") from error
     except OSError as error:
         what = f"the file cannot be read: {error.strerror}"
-        raise FileProblem("unreadable", what, path, "mend its permissions or its disk") from error
+        raise NiftiError("unreadable", what, path, "mend its permissions or its disk") from error
     return contents
 
 
@@ -83,7 +83,7 @@ def parse_nifti(contents: bytes, path: Path) -> StoredImage:
         path: Its name, for errors.
 
     Raises:
-        FileProblem: The bytes are not one whole and sane NIfTI image.
+        NiftiError: The bytes are not one whole and sane NIfTI image.
     """
     raw = _inflate(contents, path)
     header = parse_header(raw, path)
@@ -99,9 +99,9 @@ def _inflate(contents: bytes, path: Path) -> bytes:
         return gzip.decompress(contents)  # reads to the end of every member: length and CRC are compared
     except EOFError as error:
         what = f"the gzip stream is cut off after {len(contents)} bytes"
-        raise FileProblem("truncated", what, path, "copy or download the file again") from error
+        raise NiftiError("truncated", what, path, "copy or download the file again") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise FileProblem(
+        raise NiftiError(
             "corrupt", f"the gzip stream is damaged: {error}", path, "copy or download the file again"
         ) from error
 
@@ -110,27 +110,27 @@ def parse_header(raw: bytes, path: Path) -> Header:
     """Takes the first bytes of an unpacked NIfTI file as its header.
 
     Raises:
-        FileProblem: They are no NIfTI header, or a damaged one.
+        NiftiError: They are no NIfTI header, or a damaged one.
     """
     if raw[344:348] == b"n+1\0":
         header: Header = nibabel.Nifti1Header(raw[:348], check=False)  # type: ignore[no-untyped-call]
     elif raw[4:8] == b"n+2\0" and len(raw) >= 540:
         header = nibabel.Nifti2Header(raw[:540], check=False)  # type: ignore[no-untyped-call]
     else:
-        raise FileProblem("unreadable", *_describe_foreign(raw, path))
+        raise NiftiError("unreadable", *_describe_foreign(raw, path))
     zero = [i for i in range(1, 1 + min(int(header["dim"][0]), 3)) if not header["pixdim"][i]]
     if zero and not header["sform_code"]:  # readers would take 1 mm without a word
         what = f"the voxel size is 0 mm along axis {zero[0]} (pixdim), and there is no sform"
-        raise FileProblem("geometry_invalid", what, path, "export the file again with its voxel size")
+        raise NiftiError("geometry_invalid", what, path, "export the file again with its voxel size")
     units = int(header["xyzt_units"]) & 7
     if units in FOREIGN_UNITS:  # SimpleITK converts them, nibabel does not
         what = f"spacing is in {FOREIGN_UNITS[units]}, expected mm"
-        raise FileProblem("geometry_invalid", what, path, "export the file again in mm")
+        raise NiftiError("geometry_invalid", what, path, "export the file again in mm")
     try:
         header.check_fix(logger=_QUIET, error_level=40)
     except HeaderDataError as error:
         what = f"the NIfTI header is damaged: {error}"
-        raise FileProblem("unreadable", what, path, "export the file again") from error
+        raise NiftiError("unreadable", what, path, "export the file again") from error
     return header
 
 
@@ -152,16 +152,16 @@ def voxel_shape(header: Header, path: Path) -> tuple[int, int, int, int]:
     try:
         shape = tuple(int(n) for n in header.get_data_shape())
     except HeaderDataError as error:
-        raise FileProblem(
+        raise NiftiError(
             "unreadable", f"the header's shape is damaged: {error}", path, "export it again"
         ) from error
     if len(shape) < 2 or min(shape) < 1:
         what = f"shape is {shape}, expected at least 1 voxel along each of 2 to 4 axes"
-        raise FileProblem("shape_invalid", what, path, "export the file again")
+        raise NiftiError("shape_invalid", what, path, "export the file again")
     spatial, rest = (*shape, 1)[:3], [n for n in shape[3:] if n > 1]
     if len(rest) > 1:
         what = f"shape is {shape}, expected X, Y, Z and at most one axis of channels"
-        raise FileProblem(
+        raise NiftiError(
             "shape_invalid", what, path, "store channels on the fourth axis, time points as cases"
         )
     return spatial[0], spatial[1], spatial[2], rest[0] if rest else 1
@@ -172,12 +172,12 @@ def _affine(header: Header, shape: tuple[int, ...], path: Path) -> tuple[Affine,
         sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
         affine = np.array(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise FileProblem(
+        raise NiftiError(
             "geometry_invalid", f"the affine is damaged: {error}", path, "export it again"
         ) from error
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         what = f"the affine {affine[:3].round(4).tolist()} maps the grid to no space"
-        raise FileProblem("geometry_invalid", what, path, "export the file again with its geometry")
+        raise NiftiError("geometry_invalid", what, path, "export the file again with its geometry")
     conflict = 0.0 if sform is None or qform is None else corner_distance_mm(shape[:3], sform, qform)
     return affine, conflict
 
@@ -186,15 +186,15 @@ def _voxels(raw: bytes, header: Header, shape: tuple[int, ...], path: Path) -> N
     dtype, offset = header.get_data_dtype(), header.get_data_offset()
     if dtype.kind not in "iuf":
         what = f"voxels are {dtype}, expected integers or floats"
-        raise FileProblem("unreadable", what, path, "store colours as channels, complex numbers as magnitude")
+        raise NiftiError("unreadable", what, path, "store colours as channels, complex numbers as magnitude")
     needed = offset + math.prod(shape) * dtype.itemsize
     if len(raw) < needed:
         what = f"the file holds {len(raw)} bytes, its header promises {needed}"
-        raise FileProblem("truncated", what, path, "copy or download the file again")
+        raise NiftiError("truncated", what, path, "copy or download the file again")
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
-        raise FileProblem(
+        raise NiftiError(
             "unreadable", f"the scale factor is damaged: {error}", path, "export it again"
         ) from error
     stored = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape, order="F")

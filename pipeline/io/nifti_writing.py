@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SegtrailError
-from pipeline.io.nifti_reading import FileProblem, Header, parse_header, read_contents, voxel_shape
+from pipeline.io.nifti_reading import Header, NiftiError, parse_header, read_contents, voxel_shape
 from pipeline.volume import Affine, corner_distance_mm
 
 GEOMETRY_FIELDS = (
@@ -75,7 +75,7 @@ def _load_header(path: Path) -> Header:
             contents = zlib.decompressobj(wbits=31).decompress(contents, 540)
         except zlib.error as error:
             what = f"the gzip stream is damaged: {error}"
-            raise FileProblem("corrupt", what, path, "copy or download the file again") from error
+            raise NiftiError("corrupt", what, path, "copy or download the file again") from error
     return parse_header(contents, path)
 
 
