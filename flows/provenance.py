@@ -16,6 +16,7 @@ from pipeline.config import load_params
 
 UNKNOWN = "unknown"
 LOCK = Path("dvc.lock")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same result, ten times faster
 RAW = Path("data/raw")
 # What a bundle needs to be loaded and to predict.
 SERVING_PACKAGES = (
@@ -32,15 +33,22 @@ def collect_provenance(model: str | None = None) -> dict[str, Any]:
         model: Its train, predict and evaluate stages count into `dvc_lock_sha256` too. None while a model
             is being trained: the lock file then still holds those of the training before.
     """
+    return {
+        **collect_digests(model),
+        "git_commit": git_commit(),
+        "git_dirty": git_dirty(),
+        "python": platform.python_version(),
+        "packages": package_versions((*SERVING_PACKAGES, *WORKFLOW_PACKAGES)),
+    }
+
+
+def collect_digests(model: str | None = None) -> dict[str, str]:
+    """The part of `collect_provenance` that DVC knows: data set, hash of its files, digest of the lock file."""
     dataset = load_params().inspect.dataset
     return {
         "dataset": dataset,
         "data_digest": data_digest(dataset),
         "dvc_lock_sha256": lock_digest(dataset, model),
-        "git_commit": git_commit(),
-        "git_dirty": git_dirty(),
-        "python": platform.python_version(),
-        "packages": package_versions((*SERVING_PACKAGES, *WORKFLOW_PACKAGES)),
     }
 
 
@@ -103,7 +111,7 @@ def _locked_stages() -> dict[str, Any]:
 def _yaml(path: Path) -> dict[str, Any]:
     """Content of a file of DVC; empty when there is none or it cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except (OSError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

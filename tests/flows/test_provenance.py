@@ -16,7 +16,7 @@ from flows import provenance
 LOCK = {
     "schema": "2.0",
     "stages": {
-        "phantom@phantom": {"cmd": "python -m flows.phantom phantom", "outs": [{"path": "data/raw/phantom", "md5": "a.dir"}]},
+        "phantom@phantom": {"cmd": "p", "outs": [{"path": "data/raw/phantom", "md5": "a.dir"}]},
         "inspect": {"cmd": "i", "deps": [{"path": "data/raw/phantom", "hash": "md5", "md5": "a.dir"}]},
         "split": {"cmd": "s"},
         "plan": {"cmd": "p"},

@@ -1,0 +1,180 @@
+"""What the stages tell MLflow. Nothing here can fail a stage: files are the truth, MLflow is a view of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from flows.model_files import load_json, present_files
+from flows.tracking_content import (
+    dataset_input,
+    epoch_metrics,
+    flatten_params,
+    run_name,
+    run_tags,
+)
+from flows.tracking_registry import find_bundle, reconcile
+from flows.tracking_run import count_sides, log_params, sync_run
+from flows.tracking_store import TRACKING_ERRORS, ensure_experiment, get_run, open_client, tolerate
+
+__all__ = [
+    "find_bundle",
+    "finish_training_run",
+    "log_epoch",
+    "reconcile",
+    "record_evaluation",
+    "record_training",
+    "start_training_run",
+]
+LOGGER = logging.getLogger("segtrail")
+SAMPLING_S = 5.0
+LOSS = "train/loss"
+
+
+@dataclass
+class _LiveRun:
+    """A run this process writes to while its model is being trained.
+
+    Attributes:
+        client: The store; None after a failure: nothing more is sent, `record_training` makes up for it.
+        monitor: Measures the machine.
+        last_epoch: The last one the run holds.
+    """
+
+    client: MlflowClient | None
+    monitor: SystemMetricsMonitor | None
+    last_epoch: int
+
+
+_LIVE: dict[str, _LiveRun] = {}
+
+
+def start_training_run(model: str, params: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
+    """Starts the run of a training, with its params, data set and provenance.
+
+    Args:
+        model: Name of the model.
+        params: Section `train.<model>`.
+        provenance: See `flows.provenance.collect_provenance`.
+
+    Returns:
+        The run's id, None when MLflow cannot be reached.
+    """
+    with tolerate("starting a run"):
+        client = open_client()
+        experiment_id = ensure_experiment(client, str(provenance["dataset"]))
+        run = client.create_run(
+            experiment_id, tags=_process_tags() | run_tags(model, provenance), run_name=run_name(model)
+        )
+        files = present_files(model)
+        plan = load_json(files.plan, "plan") if files.plan.is_file() else {}
+        log_params(client, run, flatten_params(params, plan))
+        counts = count_sides(files.splits) if files.splits.is_file() else {}
+        data = dataset_input(str(provenance["dataset"]), str(provenance["data_digest"]), counts)
+        client.log_inputs(run.info.run_id, [data])
+        _LIVE[run.info.run_id] = _LiveRun(client, _start_monitor(run.info.run_id, resume=False), 0)
+        return str(run.info.run_id)
+    return None
+
+
+def _process_tags() -> dict[str, str]:
+    """Lets `register` tell a run that is still being written from one whose process was killed."""
+    return {"segtrail.pid": str(os.getpid())}
+
+
+def _start_monitor(run_id: str, resume: bool) -> SystemMetricsMonitor:
+    monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+        run_id, sampling_interval=SAMPLING_S, resume_logging=resume
+    )
+    monitor.start()  # type: ignore[no-untyped-call]
+    return monitor
+
+
+def _continue_run(run_id: str) -> _LiveRun:
+    """Takes up a run that a killed process has left."""
+    live = _LiveRun(None, None, 0)
+    with tolerate("continuing the run"):
+        client = open_client()
+        client.update_run(run_id, status="RUNNING")
+        for key, value in _process_tags().items():
+            client.set_tag(run_id, key, value)
+        known = client.get_metric_history(run_id, LOSS)
+        last = max((point.step for point in known), default=0)
+        live = _LiveRun(client, _start_monitor(run_id, resume=True), last)
+    return live
+
+
+def log_epoch(run_id: str | None, row: Mapping[str, Any]) -> None:
+    """Logs one row of `history.csv`; one that the run has already is left out.
+
+    Args:
+        run_id: From `start_training_run`, also that of an earlier process; None does nothing.
+        row: Column to value or text; empty text is left out.
+    """
+    if run_id is None:
+        return
+    if run_id not in _LIVE:
+        _LIVE[run_id] = _continue_run(run_id)
+    live = _LIVE[run_id]
+    epoch = int(row["epoch"])
+    if live.client is None or epoch <= live.last_epoch:
+        return
+    now = round(time.time() * 1000)
+    try:
+        points = [Metric(name, value, now, epoch) for name, value in epoch_metrics(row).items()]
+        live.client.log_batch(run_id, metrics=points)
+        live.last_epoch = epoch
+    except TRACKING_ERRORS as error:
+        # Each further attempt may hang for seconds; the curves are logged when the training has ended.
+        live.client = None
+        LOGGER.warning("MLflow: logging an epoch failed; the curves follow at the end (%s)", error)
+
+
+def finish_training_run(run_id: str | None, status: str) -> None:
+    """Ends a run.
+
+    Args:
+        run_id: From `start_training_run`; None does nothing.
+        status: "FINISHED", "FAILED" or "KILLED".
+    """
+    if run_id is None:
+        return
+    live = _LIVE.pop(run_id, None)
+    if live is not None and live.monitor is not None:
+        live.monitor.finish()  # type: ignore[no-untyped-call]
+    with tolerate("ending the run"):
+        client = open_client()
+        if get_run(client, run_id) is not None:
+            client.set_terminated(run_id, status)
+
+
+def record_training(model: str) -> str | None:
+    """Brings the run of a model in line with `data/models/<model>`.
+
+    Returns:
+        The run's id, None when MLflow cannot be reached.
+    """
+    return _record(lambda client: sync_run(client, present_files(model)), "recording the training")
+
+
+def record_evaluation(model: str) -> str | None:
+    """Brings the run of a model in line with `data/models/<model>` and `data/metrics/<model>`.
+
+    Returns:
+        The run's id, None when MLflow cannot be reached.
+    """
+    return _record(lambda client: sync_run(client, present_files(model)), "recording the evaluation")
+
+
+def _record(work: Callable[[MlflowClient], str], what: str) -> str | None:
+    with tolerate(what):
+        return work(open_client())
+    return None

@@ -1,0 +1,137 @@
+"""What a run or version of MLflow holds, made from plain records: names, tags, params, metrics, text."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import re
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+
+from flows.model_files import ModelFiles
+
+LONGEST_PARAM = 6000
+
+
+def dataset_name(bundle: Mapping[str, Any]) -> str:
+    """Name of the data set a bundle was trained on: its experiment."""
+    return str(bundle.get("provenance", {}).get("dataset") or bundle["plan"]["dataset"])
+
+
+def run_name(model: str, milliseconds: int | None = None) -> str:
+    """Such as `unet-20261121-0130` (UTC)."""
+    seconds = time.time() if milliseconds is None else milliseconds / 1000
+    return f"{model}-{datetime.fromtimestamp(seconds, UTC):%Y%m%d-%H%M}"
+
+
+def run_tags(model: str, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Tags every run has; MLflow shows the first four as its source."""
+    return {
+        "mlflow.source.name": f"flows.train {model}",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": str(provenance.get("git_commit", "unknown")),
+        "mlflow.user": getpass.getuser(),
+        "segtrail.model": model,
+        "segtrail.host": socket.gethostname(),
+        **provenance_tags(provenance),
+    }
+
+
+def provenance_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Provenance as tags; packages are in the artifact `provenance.json`."""
+    keys = ("dataset", "data_digest", "dvc_lock_sha256", "git_commit", "git_dirty", "python")
+    return {f"segtrail.{key}": str(provenance[key]) for key in keys if key in provenance}
+
+
+def flatten_params(train: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
+    """Params of a run: those of `train.<model>`, and `plan.<key>` for what the plan decided."""
+    decided = {key: value for key, value in plan.items() if key != "reasons"}
+    return {key: value[:LONGEST_PARAM] for key, value in _flatten({**train, "plan": decided}, "")}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        name = legal_name(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def legal_name(name: str) -> str:
+    """A name of a metric or param that MLflow accepts: other characters become `_`."""
+    return re.sub(r"[^/\w.\- :]", "_", name)
+
+
+def epoch_metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a row of `history.csv`: `train/loss`, `validation/dice`, `validation/<class>/dice`, and so on."""
+    found = {}
+    for column, text in row.items():
+        if column == "epoch" or text in ("", None):
+            continue
+        name = column
+        if column.startswith("validation_dice_"):
+            name = f"validation/{column.removeprefix('validation_dice_')}/dice"
+        elif column.startswith(("train_", "validation_")):
+            name = column.replace("_", "/", 1)
+        elif column in ("minutes", "seconds"):
+            name = {"minutes": "time/minutes", "seconds": "time/epoch_seconds"}[column]
+        value = float(text)
+        if math.isfinite(value):
+            found[legal_name(name)] = value
+    return found
+
+
+def dataset_input(dataset: str, digest: str, counts: Mapping[str, int]) -> DatasetInput:
+    """The data set as MLflow knows it; nothing is read.
+
+    Args:
+        dataset: Folder below `data/raw`.
+        digest: DVC's hash of the folder.
+        counts: Number of cases a side of the split.
+    """
+    entity = Dataset(
+        name=dataset,
+        digest=digest[:36],
+        source_type="local",
+        source=json.dumps({"uri": f"data/raw/{dataset}"}),
+        profile=json.dumps({"cases": counts}) if counts else None,
+    )
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
+
+
+def evaluation_metrics(files: ModelFiles, milliseconds: int, model_id: str | None = None) -> list[Metric]:
+    """The numbers of `metrics.json` as MLflow metrics.
+
+    Args:
+        files: An evaluated model.
+        milliseconds: Time of the metrics; a later one wins where MLflow shows a single value.
+        model_id: Attaches them to a logged model too.
+    """
+    numbers = files.load_metrics()["metrics"]
+    found = {legal_name(name): value for name, value in numbers.items() if value is not None}
+    return [Metric(name, float(value), milliseconds, 0, model_id=model_id) for name, value in found.items()]
+
+
+def summarise_markdown(files: ModelFiles) -> str:
+    """Headline numbers of a model as a Markdown table: the description of runs and versions."""
+    record = files.load_metrics()
+    metrics: dict[str, float | None] = record["metrics"]
+    size = f"{record.get('n_cases', '?')} test cases of {record.get('n_patients', '?')} patients"
+    lines = [
+        f"**{files.model}** on **{record.get('dataset', '')}**: {size}.",
+        "",
+        "| metric | mean | 95 % interval | n |",
+        "|---|---|---|---|",
+    ]
+    for name, value in metrics.items():
+        low, high, n = (metrics.get(f"{name}_{end}") for end in ("ci_low", "ci_high", "n"))
+        if value is not None and low is not None and high is not None and name.endswith(("dice", "hd95_mm")):
+            lines.append(f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} | {n or 0:.0f} |")
+    return "\n".join(lines)

@@ -1,0 +1,227 @@
+"""MLflow's model registry as a view of the archive: every version, its tags, and the aliases."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from flows.archive import Version, list_names, list_versions, load_version, version_folder
+from flows.decision import Record, load_decision
+from flows.provenance import UNKNOWN
+from flows.tracking_content import (
+    dataset_name,
+    evaluation_metrics,
+    flatten_params,
+    legal_name,
+    provenance_tags,
+    summarise_markdown,
+)
+from flows.tracking_run import METRICS_TIME, log_metrics, sync_run
+from flows.tracking_store import MISSING, ensure_experiment, local_path, open_client, tolerate
+from pipeline.errors import SegtrailError, unknown_name
+
+LOGGER = logging.getLogger("segtrail")
+SHA256 = "segtrail.bundle_sha256"
+SERVED = "segtrail.served_sha256"
+ALIASES = {
+    "challenger": "challenger",
+    "champion": "champion_after",
+}  # alias: key of the decision; last moved last
+
+
+def reconcile() -> dict[str, str]:
+    """Makes MLflow agree with the archive: runs, versions, tags, then aliases, the champion last.
+
+    Returns:
+        Number of the MLflow version by bundle sha256; empty when MLflow cannot be reached.
+    """
+    numbers: dict[str, str] = {}
+    with tolerate("bringing the registry up to date"):
+        client = open_client()
+        for name in list_names():
+            numbers |= _reconcile_model(client, name)
+        _end_dead_runs(client)
+    return numbers
+
+
+def _reconcile_model(client: MlflowClient, name: str) -> dict[str, str]:
+    versions, decision = list_versions(name), load_decision(name)
+    known = _known_versions(client, name)
+    numbers = {}
+    for version in versions:
+        run_id = sync_run(client, version.files)
+        registered = known.get(version.bundle_sha256)
+        if registered is None:
+            registered = _register(client, version, run_id, _version_tags(version, decision))
+        else:
+            _refresh(client, version, registered, run_id)
+            _set_tags(client, registered, _version_tags(version, decision))
+        numbers[version.bundle_sha256] = str(registered.version)
+    _set_aliases(client, name, decision, numbers)
+    return numbers
+
+
+def _known_versions(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != MISSING:
+            raise
+        client.create_registered_model(name, description="Versions and aliases follow data/registry.")
+        return {}
+    found = client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    # The oldest of several with one bundle: the one that people have noted down.
+    ordered = sorted(found, key=lambda version: int(version.version), reverse=True)
+    return {version.tags[SHA256]: version for version in ordered if SHA256 in version.tags}
+
+
+def _register(client: MlflowClient, version: Version, run_id: str, tags: dict[str, str]) -> ModelVersion:
+    """Creates a version, from the logged model of an earlier one if that is still there."""
+    bundle = version.files.load_bundle_record()
+    experiment_id = ensure_experiment(client, dataset_name(bundle))
+    logged = _find_logged_model(client, experiment_id, version.bundle_sha256)
+    if logged is None:
+        logged = client.create_logged_model(
+            experiment_id,
+            name=version.model,
+            source_run_id=run_id,
+            tags={SHA256: version.bundle_sha256},
+            params=flatten_params(bundle.get("params", {}), bundle.get("plan", {})),
+            model_type="segmentation",
+        )
+        _upload(client, logged, version, run_id)
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    _log_model_metrics(client, logged.model_id, version, run_id)
+    return client.create_model_version(
+        version.name,
+        source=f"models:/{logged.model_id}",
+        run_id=run_id,
+        tags={**tags, SHA256: version.bundle_sha256, SERVED: _served_digest(version)},
+        description=summarise_markdown(version.files),
+        model_id=logged.model_id,
+    )
+
+
+def _find_logged_model(client: MlflowClient, experiment_id: str, sha256: str) -> LoggedModel | None:
+    found = client.search_logged_models([experiment_id], f"tags.`{SHA256}` = '{sha256}'", max_results=10)
+    return next((model for model in found if str(model.status) == "READY" and _is_whole(model)), None)
+
+
+def _is_whole(model: LoggedModel) -> bool:
+    folder = local_path(model.artifact_location)
+    return folder is None or (folder / "MLmodel").is_file()
+
+
+def _refresh(client: MlflowClient, version: Version, registered: ModelVersion, run_id: str) -> None:
+    """Restores lost artifacts of a version and follows new scores and settings."""
+    model_id = str(registered.source).removeprefix("models:/")
+    logged = client.get_logged_model(model_id)
+    if not _is_whole(logged) or registered.tags.get(SERVED) != _served_digest(version):
+        _upload(client, logged, version, run_id)
+        client.set_model_version_tag(version.name, registered.version, SERVED, _served_digest(version))
+    description = summarise_markdown(version.files)
+    if registered.description != description:
+        client.update_model_version(version.name, registered.version, description)
+        _log_model_metrics(client, model_id, version, run_id)
+
+
+def _served_digest(version: Version) -> str:
+    """What a served version depends on beside its bundle."""
+    return json.dumps(version.predict, sort_keys=True)
+
+
+def _upload(client: MlflowClient, logged: LoggedModel, version: Version, run_id: str) -> None:
+    from flows.tracking_served import save_served_model
+
+    save_served_model(client, logged, version, run_id)
+
+
+def _log_model_metrics(client: MlflowClient, model_id: str, version: Version, run_id: str) -> None:
+    """Attaches the run's test metrics to the logged model; the run itself keeps one point a metric."""
+    moment = client.get_run(run_id).data.tags.get(METRICS_TIME, "0")
+    log_metrics(client, run_id, evaluation_metrics(version.files, int(moment), model_id))
+
+
+def _version_tags(version: Version, decision: Record) -> dict[str, str]:
+    tags = {"segtrail.model": version.model, **provenance_tags(version.files.provenance or {})}
+    lines: list[Record] = decision["versions"]
+    line = next((v for v in lines if v["bundle_sha256"] == version.bundle_sha256), {})
+    if line.get("value") is not None:
+        tags[f"segtrail.{legal_name(line['metric'])}"] = f"{line['value']:.4f}"
+    if line.get("gate"):
+        tags |= {"segtrail.gate": line["gate"], "segtrail.gate_reasons": "; ".join(line["gate_reasons"])}
+    return tags
+
+
+def _set_tags(client: MlflowClient, registered: ModelVersion, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        if registered.tags.get(key) != value:
+            client.set_model_version_tag(registered.name, registered.version, key, value)
+
+
+def _set_aliases(client: MlflowClient, name: str, decision: Record, numbers: Mapping[str, str]) -> None:
+    current = {alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()}
+    for alias, key in ALIASES.items():
+        number = numbers.get(decision.get(key) or "")
+        if number is None and alias in current:
+            client.delete_registered_model_alias(name, alias)
+        elif number is not None and current.get(alias) != number:
+            client.set_registered_model_alias(name, alias, number)
+
+
+def _end_dead_runs(client: MlflowClient) -> None:
+    """Marks runs as killed whose process on this machine is gone: `kill -9` leaves them running for ever."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    filter_ = f"attributes.status = 'RUNNING' and tags.`segtrail.host` = '{socket.gethostname()}'"
+    for run in client.search_runs(experiments, filter_):
+        pid = run.data.tags.get("segtrail.pid", "")
+        if pid.isdigit() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def find_bundle(name: str, version: str) -> tuple[Path, str]:
+    """Folder of the bundle behind `NAME@ALIAS` or `NAME@NUMBER`.
+
+    Aliases are looked up in the files, so that they also work where the archive alone is (`dvc pull`).
+
+    Args:
+        name: Registered model.
+        version: "champion", "challenger", or the number of a version in MLflow.
+
+    Returns:
+        The folder and the number of the version, "unknown" when MLflow has no number for it.
+
+    Raises:
+        SegtrailError: There is no such model, alias or version.
+    """
+    if name not in list_names():
+        raise unknown_name(
+            "registered model", name, list_names() or ["(none yet: dvc repro)"], f"{name}@{version}"
+        )
+    known: dict[str, ModelVersion] = {}
+    with tolerate("looking up a version"):
+        known = _known_versions(open_client(), name)
+    numbers = {sha256: str(registered.version) for sha256, registered in known.items()}
+    sha256: Any = None
+    if version in ALIASES:
+        sha256 = load_decision(name).get(ALIASES[version])
+        if sha256 is None:
+            raise SegtrailError(f"{name} has no {version}", f"{name}@{version}", "dvc repro register")
+    else:
+        sha256 = next((key for key, number in numbers.items() if number == version.removeprefix("v")), None)
+        if sha256 is None:
+            raise unknown_name("version", version, [*ALIASES, *numbers.values()], f"{name}@{version}")
+    found = load_version(version_folder(name, sha256))
+    return found.files.folder, numbers.get(sha256, UNKNOWN)
