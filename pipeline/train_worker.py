@@ -10,10 +10,12 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +24,7 @@ from pipeline.errors import SegtrailError
 from pipeline.plan import load_plan
 
 LOGGER = logging.getLogger("segtrail")
+WATCH_S = 0.5
 
 
 class TrainingJob(BaseModel):
@@ -136,8 +139,24 @@ def class_weights(job: TrainingJob) -> list[float] | None:
     return [float(w) for w in weights / weights.mean()]
 
 
-def hold_lock(scratch: Path) -> Any:
+def end_with_parent() -> None:
+    """Kills this process within a second of its parent's end, so that no training runs on unseen."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def hold_lock(scratch: Path, patience_s: float = 5.0) -> Any:
     """Takes the lock of a scratch folder for the life of the process.
+
+    Args:
+        scratch: The folder; created.
+        patience_s: Seconds to wait for a holder that is about to end.
 
     Raises:
         SegtrailError: Another process holds it.
@@ -145,19 +164,28 @@ def hold_lock(scratch: Path) -> Any:
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / "lock"
     stream = path.open("a+")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    deadline = time.monotonic() + patience_s
+    while not _try_lock(stream) and time.monotonic() < deadline:
+        time.sleep(WATCH_S)
+    if not _try_lock(stream):
         stream.seek(0)
         raise SegtrailError(
             f"another process (pid {stream.read().strip() or 'unknown'}) is training this model",
             str(path),
             "wait until it has finished, or end it",
-        ) from error
+        )
     stream.truncate(0)
     stream.write(str(os.getpid()))
     stream.flush()
     return stream
+
+
+def _try_lock(stream: TextIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def main() -> int:
@@ -165,6 +193,7 @@ def main() -> int:
     logging.basicConfig(format="  %(message)s", stream=sys.stdout, level=logging.WARNING)
     LOGGER.setLevel(logging.INFO)
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    end_with_parent()
     try:
         rank_zero = int(os.environ.get("LOCAL_RANK", "0")) == 0
         lock = hold_lock(job.scratch) if rank_zero else None

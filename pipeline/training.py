@@ -66,11 +66,19 @@ class Budget(pl.Callback):
             spent = trainer.strategy.broadcast(spent)
         pl_module.budget_spent = float(spent)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if pl_module.budget_spent >= 1 or self.spent(trainer.global_step) >= 1:
-            trainer.should_stop = True
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        stop = self.spent(trainer.global_step) >= 1
         if trainer.world_size > 1:
-            trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "resumed": self.resumed}

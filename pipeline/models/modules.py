@@ -18,6 +18,7 @@ from pipeline.models.networks import build_network
 from pipeline.plan import Plan
 
 POLY_EXPONENT = 0.9
+VALIDATION_OVERLAP = 0.25  # of windows; the test cases are predicted with `predict.overlap`
 
 
 def annealed(schedule: str, progress: float) -> float:
@@ -83,7 +84,9 @@ class SemanticModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Dice of each class of one whole case; NaN where neither side has the class."""
-        logits = predict_logits(self.network, batch["image"], self.plan, overlap=0.5, mirror=False)
+        logits = predict_logits(
+            self.network, batch["image"], self.plan, overlap=VALIDATION_OVERLAP, mirror=False
+        )
         predicted = logits.argmax(dim=0).numpy()
         reference = batch["label"].cpu().numpy()
         dice = [_dice(predicted == c, reference == c) for c in range(1, len(self.plan.label_names))]

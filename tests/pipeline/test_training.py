@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from safetensors.numpy import load_file
@@ -219,9 +220,32 @@ def test_wrong_number_of_class_weights(tmp_path: Path, store: Path, plan_file: P
         class_weights(make_job(tmp_path, store, plan_file, "weights", class_weights=[1.0, 1.0, 1.0]))
 
 
+def test_the_worker_ends_with_its_parent(tmp_path: Path, store: Path, plan_file: Path) -> None:
+    job = make_job(tmp_path, store, plan_file, "orphan", max_epochs=100_000)
+    job.scratch.mkdir()
+    job_file = job.scratch / "job.json"
+    job_file.write_text(job.model_dump_json(), encoding="utf-8")
+    starter = (
+        "import subprocess, sys; "
+        "p = subprocess.Popen([sys.executable, '-m', 'pipeline.train_worker', sys.argv[1]]); "
+        "print(p.pid, flush=True); p.wait()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", starter, str(job_file)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    while not (job.scratch / "lock").exists():
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([worker], timeout=10)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     stream = hold_lock(tmp_path / "scratch")
     with pytest.raises(SegtrailError, match="another process"):
-        hold_lock(tmp_path / "scratch")
+        hold_lock(tmp_path / "scratch", patience_s=0)
     stream.close()
     hold_lock(tmp_path / "scratch").close()
