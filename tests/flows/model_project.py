@@ -30,15 +30,16 @@ PLAN = {
     "reasons": {"spacing_mm": "median"},
     "n_cases": 12,
 }
+DATA_DIGEST = "0123456789abcdef0123456789abcdef.dir"  # longest that MLflow takes: 36 characters
 TEST_CASES = tuple(f"case_{i:02d}" for i in range(6))
-LOCK = """schema: '2.0'
+LOCK = f"""schema: '2.0'
 stages:
   inspect:
     cmd: python -m flows.inspect
     deps:
     - path: data/raw/phantom
       hash: md5
-      md5: 0123456789abcdef0123456789abcdef.dir
+      md5: {DATA_DIGEST}
 """
 CASE_COLUMNS = (
     *("case_id", "patient_id", "site", "images", "label", "instances", "sha256", "shape", "spacing_mm"),
@@ -126,7 +127,7 @@ def train(model: str, weights: str, run_id: str = "", minute: int = 0) -> str:
         "params": {"seed": 1, "learning_rate": 0.01, "augmentation": {"flip": 0.5}},
         "provenance": {
             "dataset": "phantom",
-            "data_digest": "0123456789abcdef0123456789abcdef.dir",
+            "data_digest": DATA_DIGEST,
             "git_commit": "c0ffee",
         },
         "validation_dice": 0.8,

@@ -22,7 +22,7 @@ from flows.tracking_content import epoch_metrics, flatten_params, legal_name
 
 PROVENANCE = {
     "dataset": "phantom",
-    "data_digest": "0" * 32 + ".dir",
+    "data_digest": made.DATA_DIGEST,
     "git_commit": "c0ffee",
     "git_dirty": False,
 }
@@ -210,6 +210,7 @@ def test_a_lost_run_is_made_anew_once(tracked: Path, store_template: Path) -> No
     made.train("unet", "weights", run_id=run_id or "")
     made.evaluate("unet", DICE)
     assert tracking.record_evaluation("unet") == run_id
+    assert len(client().get_run(run_id).inputs.dataset_inputs) == 1  # logged live, then synced
     delete_store(tracked, store_template)
     new = tracking.record_evaluation("unet")
     assert new not in (None, run_id)
