@@ -149,9 +149,11 @@ def _upload(client: MlflowClient, logged: LoggedModel, version: Version, run_id:
 
 
 def _log_model_metrics(client: MlflowClient, model_id: str, version: Version, run_id: str) -> None:
-    """Attaches the run's test metrics to the logged model; the run itself keeps one point a metric."""
-    moment = client.get_run(run_id).data.tags.get(METRICS_TIME, "0")
-    log_metrics(client, run_id, evaluation_metrics(version.files, int(moment), model_id))
+    """Attaches the run's test metrics to the logged model, each moment once: MLflow refuses a second time."""
+    moment = int(client.get_run(run_id).data.tags.get(METRICS_TIME, "0"))
+    present = {(m.key, m.timestamp) for m in client.get_logged_model(model_id).metrics or []}
+    wanted = evaluation_metrics(version.files, moment, model_id)
+    log_metrics(client, run_id, [m for m in wanted if (m.key, m.timestamp) not in present])
 
 
 def _version_tags(version: Version, decision: Record) -> dict[str, str]:
