@@ -1,6 +1,13 @@
 """The outside world: one thin Prefect flow a stage, MLflow tracking, the command line."""
 
+import os
+
 from flows.environment import configure, use_project_interpreter
 
 use_project_interpreter()
 configure()
+
+from flows import servers  # (psutil is there only in the project's interpreter)
+
+if servers.is_stage() and not os.environ.get("SEGTRAIL_NO_PREFECT"):
+    servers.find_server()  # starts while the stage imports its libraries

@@ -16,7 +16,9 @@ STATE = Path(".segtrail")
 
 def configure() -> None:
     """Sets the defaults in `os.environ`; call before Prefect, MLflow or torch is imported."""
-    state = STATE.resolve()
+    state = state_folder()
+    if Path("params.yaml").is_file():
+        state.mkdir(exist_ok=True)  # Prefect cannot make its home when the folder above it is missing
     defaults = {
         "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -24,12 +26,18 @@ def configure() -> None:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # The run log goes to the Prefect UI; the terminal shows our own progress lines.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "segtrail",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        # A lost server holds up a finished stage for 1 min instead of 4.
+        "PREFECT_CLIENT_MAX_RETRIES": "3",
         "MLFLOW_TRACKING_URI": f"sqlite:///{state / 'mlflow.db'}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DVC_NO_ANALYTICS": "1",
         "DO_NOT_TRACK": "true",
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -39,6 +47,18 @@ def configure() -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+
+
+def state_folder() -> Path:
+    """Absolute path of `.segtrail`; in a temporary copy that `dvc exp run` works in, that of its project.
+
+    Runs that an experiment records would otherwise vanish with the copy.
+    """
+    here = Path.cwd()
+    for folder in here.parents:
+        if folder.name == "exps" and folder.parent.name == "tmp" and folder.parent.parent.name == ".dvc":
+            return folder.parent.parent.parent / STATE
+    return here / STATE
 
 
 def use_project_interpreter() -> None:

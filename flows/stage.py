@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import math
 import os
+import signal
 import sys
-import urllib.error
-import urllib.request
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
+import psutil
+
+from flows.locks import is_alive
+from flows.servers import STOP_TIMEOUT_S, find_owners, find_server, log_path
 from pipeline.errors import SegtrailError
 from pipeline.progress import Progress
 
@@ -25,45 +33,122 @@ LOGGER = logging.getLogger("segtrail")
 
 def show_progress() -> None:
     """Sends Segtrail's own log lines to the terminal, plain, one a line."""
-    if not LOGGER.handlers:
-        handler = logging.StreamHandler(sys.stdout)
+    if not any(isinstance(handler, _Terminal) for handler in LOGGER.handlers):
+        handler = _Terminal(sys.stdout)
         handler.setFormatter(logging.Formatter("  %(message)s"))
         LOGGER.addHandler(handler)
-        LOGGER.setLevel(logging.INFO)
-        LOGGER.propagate = False
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def server_answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Prefect server is healthy at an API address such as `http://127.0.0.1:4200/api`."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout_s) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Our handler, told from Prefect's, which sends the same lines to its pages."""
 
 
 def run_stage(flow: Any, *args: Any) -> None:
     """Runs a flow as a stage and ends the process: 0, or 1 with one clear error.
 
-    A server named by `PREFECT_API_URL` that does not answer is left aside and the run is recorded in the
-    project's own database. `SEGTRAIL_NO_PREFECT=1` calls the plain function.
+    It is recorded by the server of `PREFECT_API_URL`, else by one that all stages of a DVC process share.
+    Without any server, and with `SEGTRAIL_NO_PREFECT=1`, the plain function is called: same result, no record.
+    A stage ends when DVC above it is killed, because DVC would throw its output away.
     """
     show_progress()
-    url = os.environ.get("PREFECT_API_URL")
-    if url and not server_answers(url):
-        LOGGER.info("no Prefect server at %s: the run is recorded in .segtrail/prefect", url)
-        del os.environ["PREFECT_API_URL"]
+    flow.fn = _timed(flow.fn, flow.name)
+    signal.signal(signal.SIGTERM, _unwind)
+    if owners := find_owners():
+        threading.Thread(target=_end_with, args=(owners,), daemon=True).start()
     try:
         if os.environ.get("SEGTRAIL_NO_PREFECT"):
             flow.fn(*args)
         else:
-            flow(*args)
+            _run_recorded(flow, args)
     except SegtrailError as error:
         sys.stdout.flush()
         sys.stderr.write(f"\nsegtrail: error: {error}\n")
         sys.exit(1)
+
+
+def _run_recorded(flow: Any, args: tuple[Any, ...]) -> None:
+    """Runs the flow under Prefect; a server that is lost costs the record, never the work."""
+    server = find_server()
+    if not server.wait():
+        LOGGER.warning("no Prefect server: the stage runs unrecorded (see %s)", log_path())
+        flow.fn(*args)
+        return
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    outcome = _Outcome(flow.fn)
+    recorded = flow.with_options(flow_run_name=" ".join([flow.name, *map(str, args)]))
+    recorded.fn = outcome.work
+    try:
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            recorded(*args)
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        if outcome.error is not None:
+            raise outcome.error from None
+        rest = "is complete" if outcome.done else "runs"
+        LOGGER.warning("the Prefect server was lost; the stage %s, unrecorded (%r)", rest, error)
+        if not outcome.done:
+            flow.fn(*args)
+
+
+class _Outcome:
+    """Remembers what the flow's function did, whatever Prefect makes of it afterwards."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.done = False
+        self.error: BaseException | None = None
+
+        @functools.wraps(function)
+        def work(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                self.error = error
+                raise
+            self.done = True
+            return result
+
+        self.work = work
+
+
+def _timed(function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+    """Notes when the stage's own work began and ended, for `benchmarks/overhead.py`."""
+    if not (log := os.environ.get("SEGTRAIL_TIMINGS")):
+        return function
+
+    @functools.wraps(function)
+    def work(*args: Any, **kwargs: Any) -> Any:
+        began = time.time()
+        result = function(*args, **kwargs)
+        times = {"started": psutil.Process().create_time(), "began": began, "ended": time.time()}
+        with Path(log).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"stage": stage, "pid": os.getpid(), **times}) + "\n")
+        return result
+
+    return work
+
+
+def _unwind(number: int, frame: object) -> None:
+    """Lets `finally` and `except` blocks end what they have started."""
+    sys.exit(128 + number)
+
+
+def _end_with(owners: Sequence[int]) -> None:
+    """Ends this process when one of its owners ends; runs in a thread of its own."""
+    while all(is_alive(pid) for pid in owners):
+        time.sleep(1)
+    time.sleep(2)  # this process may be ending already, with everything above it
+    sys.stderr.write("segtrail: the process above was killed: this stage ends too\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_TIMEOUT_S)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def map_cases(
@@ -98,10 +183,10 @@ def map_cases(
 
 def _as_task(function: Callable[..., Any], label: str) -> Callable[..., Any]:
     """Wraps a function as a Prefect task when a flow run is active."""
-    from prefect import task
+    from prefect import Task
     from prefect.cache_policies import NO_CACHE
     from prefect.context import FlowRunContext
 
     if FlowRunContext.get() is None:
         return function
-    return task(function, name=label, cache_policy=NO_CACHE, persist_result=False)
+    return Task(function, name=label, cache_policy=NO_CACHE, persist_result=False)

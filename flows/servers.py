@@ -1,0 +1,198 @@
+"""The Prefect server that records stages when none is running: one for a whole `dvc repro`, gone with it.
+
+Prefect's own temporary server costs every stage its start (7 s) and stays behind after `kill -9`. This one is
+shared by all stages of a DVC process and ends by itself when that process ends, however it ends. The module
+imports nothing heavy: the server starts beside the stage's own imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from flows.locks import is_alive
+
+START_TIMEOUT_S = 120.0
+LINGER_S = 1.0  # the recorder of task runs writes each event within some 100 ms
+STOP_TIMEOUT_S = 10.0
+LOG = "server.log"
+OWNER = "SEGTRAIL_OWNER"
+
+
+@dataclass
+class PrefectServer:
+    """A Prefect server of this project.
+
+    Attributes:
+        url: Its API, such as `http://127.0.0.1:41234/api`.
+        process: None when somebody else started it.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes] | None = None
+
+    def wait(self, timeout_s: float = START_TIMEOUT_S) -> bool:
+        """Waits until the server answers; False when it ended or the time is over."""
+        end = time.monotonic() + timeout_s
+        while (left := end - time.monotonic()) > 0:
+            if answers(self.url, left):
+                return True
+            if self.process is None or self.process.poll() is not None:
+                return False
+            time.sleep(0.1)
+        return False
+
+    def stop(self) -> None:
+        """Ends a server that this process has started, after it has written what was sent to it."""
+        if self.process is None:
+            return
+        time.sleep(LINGER_S)
+        end_group(self.process)
+
+
+def answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether a Prefect server is healthy at an API address such as `http://127.0.0.1:4200/api`."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout_s) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def is_stage() -> bool:
+    """Whether this process was started as `python -m flows.<stage>`."""
+    words = sys.orig_argv
+    module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+    return module.startswith("flows.") and module.removeprefix("flows.") not in ("cli", "prefect_server")
+
+
+@cache
+def find_server() -> PrefectServer:
+    """The server that records a stage: that of `PREFECT_API_URL`, that of the DVC process, or a new one.
+
+    A new one is not waited for. Every further call in this process returns the same.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    if url and answers(url):
+        return PrefectServer(url)
+    owner = next(iter(find_owners()), os.getpid())
+    note = _note_path(owner)
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if is_alive(known["pid"]):
+            return PrefectServer(known["url"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    _remove_old_notes(note.parent)
+    server = start_server(owner)
+    if server.process is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"url": server.url, "pid": server.process.pid}), encoding="utf-8")
+    return server
+
+
+def start_server(owner: int, port: int = 0, with_ui: bool = False) -> PrefectServer:
+    """Starts a server and returns at once; it is ready when `wait` says so.
+
+    Args:
+        owner: The server ends when this process has ended.
+        port: 0 = any free one.
+        with_ui: Serve the pages and run the scheduler too.
+    """
+    log = log_path()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as listener, log.open("ab") as output:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(128)  # from here on a client waits instead of being refused
+        listener.set_inheritable(True)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "flows.prefect_server",
+                "--owner",
+                str(owner),
+                "--socket",
+                str(listener.fileno()),
+            ]
+            + ["--ui"] * with_ui,
+            env={**environment, "PREFECT_UI_API_URL": url},
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    return PrefectServer(url, process)
+
+
+def log_path() -> Path:
+    """What the servers of this project have said."""
+    return Path(os.environ["PREFECT_HOME"]) / LOG
+
+
+def find_owners() -> list[int]:
+    """Processes this stage works for: `segtrail repro`, which names itself in the environment, and the DVC above."""
+    found = [int(pid) for pid in os.environ.get(OWNER, "").split()]
+    for parent in psutil.Process().parents():
+        try:
+            if any(Path(word).name == "dvc" for word in parent.cmdline()):
+                return [*found, parent.pid]
+        except psutil.Error:
+            continue
+    return found
+
+
+def end_group(process: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Ends a process that leads its own group, and all below it: first asked, then killed."""
+    below = _descendants(process.pid)
+    _signal_group(process.pid, signal.SIGTERM)
+    end = time.monotonic() + timeout_s
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        pass
+    _, alive = psutil.wait_procs(below, timeout=max(end - time.monotonic(), 0.1))
+    _signal_group(process.pid, signal.SIGKILL)
+    for child in alive:  # they may lead groups of their own
+        child.kill()
+    process.wait()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _note_path(owner: int) -> Path:
+    return Path(os.environ["PREFECT_HOME"]) / "servers" / f"{owner}.json"
+
+
+def _remove_old_notes(folder: Path) -> None:
+    for note in folder.glob("*.json"):
+        if not is_alive(int(note.stem)):
+            note.unlink(missing_ok=True)
