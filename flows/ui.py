@@ -1,0 +1,179 @@
+"""`segtrail ui`: MLflow's and Prefect's pages on this project's stores, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from flows.environment import state_folder
+from flows.servers import PrefectServer, end_group, log_path, start_server
+from pipeline.errors import SegtrailError
+
+MLFLOW_PORT = 5000
+PREFECT_PORT = 4200
+PORTS_TRIED = 50
+START_TIMEOUT_S = 120.0
+
+
+def run_ui(mlflow_port: int = MLFLOW_PORT, prefect_port: int = PREFECT_PORT) -> int:
+    """Starts both pages, prints where they are, and ends both on Ctrl-C or SIGTERM.
+
+    Args:
+        mlflow_port: First port to try.
+        prefect_port: First port to try.
+
+    Returns:
+        Exit code: 0 after Ctrl-C.
+
+    Raises:
+        SegtrailError: One of them does not start, or has ended by itself.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    mlflow: subprocess.Popen[bytes] | None = None
+    prefect = None
+    try:
+        prefect = start_server(os.getpid(), find_port(prefect_port), with_ui=True)
+        address = os.environ["MLFLOW_TRACKING_URI"]
+        if not address.startswith("http"):
+            address, mlflow = start_mlflow(find_port(mlflow_port))
+            _wait_for_mlflow(address, mlflow)
+        if not prefect.wait():
+            raise _failed("Prefect", log_path())
+        _write("\n".join(_describe(address, prefect.url)) + "\n")
+        _watch(mlflow, prefect)
+    except KeyboardInterrupt:
+        _write("\n")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave a server behind
+        for process in (mlflow, prefect.process if prefect else None):
+            if process is not None:
+                end_group(process)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return 0
+
+
+def start_mlflow(port: int) -> tuple[str, subprocess.Popen[bytes]]:
+    """Starts MLflow's pages without its job runners, which would cost 13 processes and 2.4 GB.
+
+    Returns:
+        Address and process, which leads a group of its own.
+    """
+    log = _mlflow_log()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+        *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"]),
+        *("--artifacts-destination", str(state_folder() / "mlartifacts")),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    return f"http://127.0.0.1:{port}", process
+
+
+def find_port(first: int) -> int:
+    """The first port from `first` on that nobody listens on; says so when it is another one.
+
+    Raises:
+        SegtrailError: None of the next 50 is free.
+    """
+    for port in range(first, first + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port != first:
+            _write(f"port {first} is taken, {port} is used\n")
+        return port
+    raise SegtrailError(
+        f"no free port from {first} to {first + PORTS_TRIED - 1}", "127.0.0.1", "end a server, or name a port"
+    )
+
+
+def _wait_for_mlflow(address: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise _failed("MLflow", _mlflow_log())
+
+
+def _mlflow_log() -> Path:
+    return state_folder() / "logs" / "mlflow-server.log"
+
+
+def _failed(name: str, path: Path) -> SegtrailError:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return SegtrailError(f"{name}'s server did not start or has ended: {last}", str(path), "segtrail doctor")
+
+
+def _describe(mlflow: str, prefect_api: str) -> list[str]:
+    """Lines with the addresses: the pages, and what this project has on them."""
+    pages = prefect_api.removesuffix("/api")
+    lines = [f"MLflow   {mlflow}"]
+    for experiment in _ask(mlflow, "experiments/search", "experiments", {"max_results": 20}):
+        if experiment["name"] != "Default":
+            link = f"{mlflow}/#/experiments/{experiment['experiment_id']}"
+            lines.append(f"  experiment {experiment['name']:<20} {link}")
+    for model in _ask(mlflow, "registered-models/search?max_results=20", "registered_models", None):
+        lines.append(f"  model      {model['name']:<20} {mlflow}/#/models/{model['name']}")
+    lines += [f"Prefect  {pages}", f"  runs{' ' * 28}{pages}/runs"]
+    report = Path("data/report/index.html")
+    if report.is_file():
+        lines.append(f"report   {report.resolve().as_uri()}")
+    return [*lines, "Ctrl-C ends both."]
+
+
+def _ask(address: str, route: str, key: str, body: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Asks MLflow's REST interface; an empty list when it has nothing or does not answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        f"{address}/api/2.0/mlflow/{route}", data, {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer).get(key, [])
+    except (urllib.error.URLError, OSError, ValueError):
+        return []
+    return found
+
+
+def _watch(mlflow: subprocess.Popen[bytes] | None, prefect: PrefectServer) -> None:
+    """Returns never; a server that ends by itself is an error."""
+    while True:
+        time.sleep(1)
+        if mlflow is not None and mlflow.poll() is not None:
+            raise _failed("MLflow", _mlflow_log())
+        if prefect.process is not None and prefect.process.poll() is not None:
+            raise _failed("Prefect", log_path())
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
