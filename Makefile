@@ -14,6 +14,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 setup: $(READY) ## make the environment
+	@echo "setup: .venv is up to date"
 
 $(READY): requirements.lock pyproject.toml $(MOVED)
 	@bash .ci/setup

@@ -60,15 +60,13 @@ def _aliases(sha256: str, decision: Mapping[str, Any]) -> list[str]:
 
 
 def _verdict(decision: Mapping[str, Any]) -> str:
-    if decision["champion_after"] is None:
-        outcome = "no champion yet"
-    elif decision["promoted"]:
-        outcome = "new champion"
-    elif decision["champion_after"] == decision["challenger"]:
-        outcome = "the champion stays"
-    else:
-        outcome = "challenger refused, the champion stays"
-    return f"{outcome} {str(decision['champion_after'] or '')[:12]} ({'; '.join(decision['reasons'])})"
+    champion, challenger = decision["champion_after"], decision["challenger"]
+    reasons = "; ".join(decision["reasons"])
+    if champion is None:
+        return f"no champion ({reasons})"
+    if champion == challenger:
+        return f"champion {champion[:12]} since {decision.get('decided', 'now')[:16]} ({reasons})"
+    return f"champion {champion[:12]} stays, challenger {str(challenger)[:12]} refused ({reasons})"
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

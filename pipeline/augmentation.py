@@ -57,7 +57,7 @@ def draw_augmentation(
     def between(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.rand(samples, *shape, generator=generator) * (high - low) + low
 
-    flip = chosen(params.flip, 3)
+    flip = chosen(params.flip, 3) & torch.tensor([axis in params.flip_axes for axis in "xyz"])
     limit = math.radians(params.rotation_degrees)
     angles = between(-limit, limit, 3) * chosen(params.rotation, 1)
     if flat:

@@ -78,6 +78,7 @@ class PreprocessParams(Section):
 
 class AugmentationParams(Section):
     flip: Fraction
+    flip_axes: tuple[Literal["x", "y", "z"], ...]
     rotation: Fraction
     rotation_degrees: Annotated[float, Field(ge=0, le=180)]
     scale: Fraction

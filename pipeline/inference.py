@@ -11,7 +11,6 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipeline.config import PredictParams
 from pipeline.plan import Plan
 from pipeline.preprocessing import prepare_volume, resample_linear
 from pipeline.volume import Volume, from_canonical, reorientation
@@ -20,7 +19,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def predict_logits(
-    network: Network, image: torch.Tensor, plan: Plan, overlap: float, mirror: bool
+    network: Network, image: torch.Tensor, plan: Plan, overlap: float, mirror_axes: str
 ) -> torch.Tensor:
     """Runs a network over a whole prepared case.
 
@@ -29,16 +28,14 @@ def predict_logits(
         image: (C, X, Y, Z) on the plan's spacing, on the network's device.
         plan: Gives window and padding.
         overlap: Of neighbouring windows, as a share of the window.
-        mirror: Average over all mirrored versions.
+        mirror_axes: Average over the versions mirrored along these of "xyz"; "" for none.
 
     Returns:
         (classes, X, Y, Z) logits on the CPU.
     """
     padded, inner = _pad_to_patch(image, plan)
-    axes = [axis + 2 for axis in range(3) if plan.patch_size[axis] > 1]
-    flips: list[tuple[int, ...]] = [()]
-    if mirror:
-        flips += [chosen for n in range(1, len(axes) + 1) for chosen in combinations(axes, n)]
+    axes = [2 + "xyz".index(axis) for axis in mirror_axes if plan.patch_size["xyz".index(axis)] > 1]
+    flips = [chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n)]
 
     def averaged(windows: torch.Tensor) -> torch.Tensor:
         total = network(windows)
@@ -77,7 +74,13 @@ def _pad_to_patch(image: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, tuple[
 
 
 def predict_probabilities(
-    network: Network, volume: Volume, plan: Plan, params: PredictParams, device: torch.device, where: str
+    network: Network,
+    volume: Volume,
+    plan: Plan,
+    overlap: float,
+    mirror_axes: str,
+    device: torch.device,
+    where: str,
 ) -> NDArray[np.float32]:
     """Class probabilities on the source grid.
 
@@ -85,7 +88,7 @@ def predict_probabilities(
         network: In evaluation mode, on `device`.
         volume: As read, any orientation and spacing.
         plan: The plan the network was trained with.
-        params: Section `predict`.
+        overlap, mirror_axes: See `predict_logits`.
         device: Where the network runs.
         where: Case id and file, for errors.
 
@@ -93,7 +96,7 @@ def predict_probabilities(
         (classes, X, Y, Z) float32 in the axis order of `volume`, summing to 1 over classes.
     """
     image = prepare_volume(volume, plan, where).to(device)
-    logits = predict_logits(network, image, plan, params.overlap, params.mirror)
+    logits = predict_logits(network, image, plan, overlap, mirror_axes)
     axes, _ = reorientation(volume.affine)
     x, y, z = (volume.array.shape[1 + axis] for axis in axes)
     probabilities = resample_linear(logits.softmax(dim=0), (x, y, z))

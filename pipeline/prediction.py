@@ -37,6 +37,9 @@ class Predictor:
         self.device = device
         self.identity = {**identity, "bundle_sha256": bundle.sha256}
         self.network = bundle.build(device)
+        # Only views that the network has been trained on help.
+        flipped = bundle.metadata.params.get("augmentation", {}).get("flip_axes", ())
+        self.mirror_axes = "".join(flipped) if params.mirror else ""
 
     def predict(self, volume: Volume, where: str) -> Prediction:
         """Label map and instances on the grid of `volume`.
@@ -46,7 +49,7 @@ class Predictor:
             where: Case id and file, for errors.
         """
         probabilities = predict_probabilities(
-            self.network, volume, self.plan, self.params, self.device, where
+            self.network, volume, self.plan, self.params.overlap, self.mirror_axes, self.device, where
         )
         return to_prediction(probabilities, volume.affine, self.plan, self.params.min_component_mm3)
 

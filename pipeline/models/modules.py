@@ -85,7 +85,7 @@ class SemanticModule(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Dice of each class of one whole case; NaN where neither side has the class."""
         logits = predict_logits(
-            self.network, batch["image"], self.plan, overlap=VALIDATION_OVERLAP, mirror=False
+            self.network, batch["image"], self.plan, overlap=VALIDATION_OVERLAP, mirror_axes=""
         )
         predicted = logits.argmax(dim=0).numpy()
         reference = batch["label"].cpu().numpy()

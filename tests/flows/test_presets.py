@@ -49,7 +49,7 @@ def test_there_and_back_is_the_shipped_file_byte_by_byte(project: Path) -> None:
 
 def test_the_users_own_values_stay(project: Path) -> None:
     PARAMS.write_text(
-        PARAMS.read_text().replace("overlap: 0.5  ", "overlap: 0.25 ").replace("salt: segtrail", "salt: mine")
+        PARAMS.read_text().replace("overlap: 0.5  ", "overlap: 0.25 ").replace("salt: split", "salt: mine")
     )
     PARAMS.write_text(edit_params(load_preset("hippocampus", PRESETS), PARAMS).text)
     params = load_params(PARAMS)

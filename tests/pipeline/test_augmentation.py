@@ -132,3 +132,10 @@ def test_flat_patches_turn_only_in_their_plane(params: AugmentationParams) -> No
     assert not draw.flip[:, 2].any()
     assert not draw.angles[:, :2].any()
     assert draw.angles[:, 2].any()
+
+
+def test_only_the_chosen_axes_are_flipped(params: AugmentationParams) -> None:
+    chosen = params.model_copy(update={"flip_axes": ("x",)})
+    draw = draw_augmentation(chosen, 200, False, torch.Generator().manual_seed(3))
+    assert draw.flip[:, 0].any()
+    assert not draw.flip[:, 1:].any()

@@ -61,7 +61,9 @@ def test_spacing_is_the_median_and_the_patch_lies_within_its_budget() -> None:
 
 
 def test_a_very_coarse_axis_takes_its_tenth_percentile() -> None:
-    cases = make_fingerprints((320, 320, 20), (1, 1, 4.5), 2) + make_fingerprints((320, 320, 20), (1, 1, 6), 8)
+    cases = make_fingerprints((320, 320, 20), (1, 1, 4.5), 2) + make_fingerprints(
+        (320, 320, 20), (1, 1, 6), 8
+    )
     plan = build_plan(cases, MRI, make_params())
     assert plan.spacing_mm[2] == pytest.approx(np.percentile([4.5] * 2 + [6] * 8, 10))
     assert "anisotropic" in plan.reasons["spacing_mm"]
@@ -95,9 +97,7 @@ def test_every_value_can_be_overridden() -> None:
 
 def test_a_patch_that_cannot_be_halved_says_which_could() -> None:
     with pytest.raises(SegtrailError, match=r"\[40, 56, 40\]"):
-        build_plan(
-            make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, make_params(patch_size=(37, 50, 39))
-        )
+        build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, make_params(patch_size=(37, 50, 39)))
 
 
 def test_a_2d_patch_with_slices_is_refused() -> None:
