@@ -98,7 +98,7 @@ def fingerprint(case_id: str, classes: Sequence[str], voxels: int) -> dict[str, 
                 "p00_5": -240.0, "p99_5": 160.0, "samples": [],
             }
         ],
-        "classes": {name: record for name in classes},
+        "classes": dict.fromkeys(classes, record),
     }  # fmt: skip
 
 

@@ -89,7 +89,10 @@ def ask_mlflow(project: Path, question: str) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-CHAMPION = "(lambda v: [str(v.version), v.tags['segtrail.bundle_sha256']])(client.get_model_version_by_alias('phantom', 'champion'))"
+CHAMPION = (
+    "(lambda v: [str(v.version), v.tags['segtrail.bundle_sha256']])"
+    "(client.get_model_version_by_alias('phantom', 'champion'))"
+)
 RUNS = (
     "[[r.data.metrics.get('test/dice'), r.data.metrics.get('train/loss'), len(r.data.params) > 10,"
     " len(r.inputs.dataset_inputs), sorted(a.path for a in client.list_artifacts(r.info.run_id))]"
