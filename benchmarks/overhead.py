@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/overhead.py [--plain] [--cases 14]
 
-A copy of the project runs on a small phantom, once from nothing and once unchanged. A stage's process and
-its work are timed inside it; the imports that the work needs are timed in processes of their own. `--plain` runs `dvc repro` instead of `segtrail repro` (no server is kept running).
+A copy of the project runs on a small phantom, once from nothing and once unchanged. A stage's process and its
+work are timed inside it; the imports that the work needs are timed in processes of their own. `--plain` runs
+`dvc repro` instead of `segtrail repro` (no server is kept running).
 """
 
 from __future__ import annotations
