@@ -15,7 +15,7 @@ from prefect import flow
 from flows.stage import map_cases, run_stage
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.cases import CaseRecord, load_cases
-from pipeline.config import load_params
+from pipeline.config import PredictParams, load_params
 from pipeline.devices import choose_device
 from pipeline.errors import SegtrailError
 from pipeline.prediction import Predictor
@@ -44,7 +44,7 @@ def predict_flow(model: str) -> None:
     temporary.mkdir(parents=True)
 
     def work(case: CaseRecord) -> None:
-        predictor.predict_files([Path(path) for path in case.images], temporary, case.case_id)
+        predictor.predict_files([Path(path) for path in case.images], temporary, case.case_id, timed=False)
 
     # One case at a time: the network already uses every core.
     map_cases(work, cases, f"predict {model}", lambda case: case.case_id, workers=1)
@@ -64,10 +64,9 @@ def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -
     Returns:
         Exit code: 0 only if every input was predicted.
     """
-    bundle, identity = resolve_model(model)
-    channels = len(bundle.metadata.plan.channels)
-    cases, errors = group_inputs(inputs, channels)
-    predictor = Predictor(bundle, load_params().predict, choose_device(devices), identity)
+    bundle, identity, settings = resolve_model(model)
+    cases, errors = group_inputs(inputs, len(bundle.metadata.plan.channels), output)
+    predictor = Predictor(bundle, settings, choose_device(devices), identity)
     output.mkdir(parents=True, exist_ok=True)
     progress = Progress("predict", len(cases))
     for case_id, images in sorted(cases.items()):
@@ -77,17 +76,27 @@ def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -
             errors.append(error)
             progress.step(f"{case_id} FAILED")
             continue
-        volumes = ", ".join(f"{name} {list(v.values())[1]:.0f} mm3" for name, v in record["labels"].items())
+        volumes = ", ".join(
+            f"{name} {value:.0f} {size.partition('_')[2]}"
+            for name, sizes in record["labels"].items()
+            for size, value in sizes.items()
+            if size != "voxels"
+        )
         progress.step(f"{case_id}: {volumes} in {format_seconds(record['seconds'])}")
     for error in errors:
         sys.stderr.write(f"\nsegtrail: error: {error}\n")
     return 1 if errors else 0
 
 
-def resolve_model(model: str) -> tuple[Bundle, dict[str, str]]:
-    """Finds a bundle by folder, NAME@ALIAS or NAME@VERSION, and says what it is."""
+def resolve_model(model: str) -> tuple[Bundle, dict[str, str], PredictParams]:
+    """Finds a bundle by folder, NAME@ALIAS or NAME@VERSION.
+
+    Returns:
+        The bundle, what it is called, and how it predicts: a registered version as it was scored, a bare
+        folder as `params.yaml` says now.
+    """
     if Path(model).is_dir():
-        return load_bundle(Path(model)), {"name": Path(model).name}
+        return load_bundle(Path(model)), {"name": Path(model).name}, load_params().predict
     name, separator, version = model.partition("@")
     if not separator:
         raise SegtrailError(
@@ -95,12 +104,19 @@ def resolve_model(model: str) -> tuple[Bundle, dict[str, str]]:
         )
     from flows.tracking import find_bundle
 
-    folder, number = find_bundle(name, version)
-    return load_bundle(folder), {"name": name, "version": number}
+    folder, number, predict = find_bundle(name, version)
+    return load_bundle(folder), {"name": name, "version": number}, PredictParams(**predict)
 
 
-def group_inputs(inputs: Iterable[Path], channels: int) -> tuple[dict[str, list[Path]], list[SegtrailError]]:
+def group_inputs(
+    inputs: Iterable[Path], channels: int, output: Path
+) -> tuple[dict[str, list[Path]], list[SegtrailError]]:
     """Finds the images in files and folders and groups channels into cases.
+
+    Args:
+        inputs: Files and folders.
+        channels: Number of channels of the model.
+        output: What lies in there is no input: a second run must not predict the first one's results.
 
     Returns:
         Files by case id, in channel order; and one error for each input that cannot be used.
@@ -108,7 +124,7 @@ def group_inputs(inputs: Iterable[Path], channels: int) -> tuple[dict[str, list[
     files: list[Path] = []
     errors = []
     for path in inputs:
-        found = sorted(p for p in path.rglob("*") if _is_image(p)) if path.is_dir() else [path]
+        found = sorted(_images_below(path, output)) if path.is_dir() else [path]
         if path.is_dir() and not found:
             errors.append(
                 SegtrailError("no NIfTI image in this folder", str(path), "give .nii or .nii.gz files")
@@ -134,7 +150,30 @@ def group_inputs(inputs: Iterable[Path], channels: int) -> tuple[dict[str, list[
             )
             continue
         cases[case_id].append(file)
+    for case_id in [name for name, paths in cases.items() if len(paths) > 1]:
+        if error := _sort_channels(case_id, cases[case_id], channels):
+            errors.append(error)
+            del cases[case_id]
     return dict(cases), errors
+
+
+def _sort_channels(case_id: str, paths: list[Path], channels: int) -> SegtrailError | None:
+    """Brings the files of a case into the order of the channels; says what is wrong if they are not all there."""
+    paths.sort(key=lambda path: path.name)
+    wanted = [f"{index:04d}" for index in range(channels)]
+    seen = [path.name.removesuffix(".gz").removesuffix(".nii")[-4:] for path in paths]
+    if seen == wanted and len({path.parent for path in paths}) == 1:
+        return None
+    return SegtrailError(
+        f"channels {', '.join(seen)}, expected {', '.join(wanted)} in one folder",
+        f"{case_id}: {', '.join(map(str, paths))}",
+        "give each channel once",
+    )
+
+
+def _images_below(folder: Path, output: Path) -> Iterable[Path]:
+    own = output.resolve()
+    return (p for p in folder.rglob("*") if _is_image(p) and own not in p.resolve().parents)
 
 
 def _is_image(path: Path) -> bool:

@@ -5,17 +5,16 @@ The folder is kept between runs; only cases whose content, plan or code changed 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from prefect import flow
 
-import pipeline.preprocessing
-import pipeline.volume
 from flows.stage import map_cases, run_stage
+from flows.stage_code import code_digest
 from pipeline.cases import CaseRecord, load_cases, usable_cases
 from pipeline.config import load_params
 from pipeline.io.nifti import load_label_map, load_volume
@@ -28,21 +27,19 @@ OUTPUT = Path("data/preprocessed")
 MOST_POSITIONS = 4000  # foreground voxels kept a class and case for centring patches
 
 
-def case_key(case: CaseRecord, plan: Plan, dtype: str) -> str:
+def case_key(case: CaseRecord, plan: Plan, dtype: str, code: str) -> str:
     """Identity of a case's product: its files, what the plan says of preprocessing, and the code."""
     relevant = plan.model_dump_json(include={"label_values", "spacing_mm", "normalization"})
-    code = [
-        hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
-        for module in (pipeline.preprocessing, pipeline.volume)
-    ]
-    return content_key(case.sha256, relevant, dtype, str(MOST_POSITIONS), *code)
+    return content_key(case.sha256, relevant, dtype, code)
 
 
 def preprocess_case(case: CaseRecord, plan: Plan, dtype: str) -> str:
     """Computes one case and returns the sha256 of its file."""
     volume = load_volume([Path(path) for path in case.images])
     image = prepare_volume(volume, plan, f"{case.case_id} ({case.images[0]})").numpy().astype(dtype)
-    label = prepare_label_map(load_label_map(Path(case.label)), plan)
+    # Inspection has found both on one grid; the image's spacing decides the shape of both.
+    reference = replace(load_label_map(Path(case.label)), affine=volume.affine)
+    label = prepare_label_map(reference, plan)
     foreground = foreground_voxels(label, len(plan.label_names), MOST_POSITIONS, int(case.sha256[:12], 16))
     return save_case(OUTPUT, case.case_id, StoredCase(np.ascontiguousarray(image), label, foreground))
 
@@ -53,7 +50,8 @@ def preprocess_flow() -> None:
     plan = load_plan(Path("data/plan/plan.json"))
     dtype = load_params().preprocess.dtype
     cases = [case for case in usable_cases(load_cases(Path("data/inspected/cases.csv"))) if case.label]
-    keys = {case.case_id: case_key(case, plan, dtype) for case in cases}
+    code = code_digest("preprocess")
+    keys = {case.case_id: case_key(case, plan, dtype, code) for case in cases}
     manifest = Manifest(OUTPUT)
     missing = [case for case in cases if not manifest.holds(case.case_id, keys[case.case_id])]
     lock = threading.Lock()

@@ -19,13 +19,15 @@ from prefect import flow
 from flows import tracking
 from flows.environment import STATE
 from flows.provenance import collect_provenance
+from flows.servers import end_group
 from flows.stage import run_stage
+from flows.stage_code import code_digest
 from pipeline.config import TrainParams, load_params
 from pipeline.errors import SegtrailError
 from pipeline.history import read_history
 from pipeline.splits import load_splits
 from pipeline.store import MANIFEST, content_key
-from pipeline.train_worker import TrainingJob
+from pipeline.train_worker import PARENT, TrainingJob
 
 LOGGER = logging.getLogger("segtrail")
 PLAN = Path("data/plan/plan.json")
@@ -37,7 +39,7 @@ POLL_S = 1.0
 def build_job(model: str, params: TrainParams, provenance: dict[str, Any]) -> TrainingJob:
     """Describes the training; its scratch folder is named by everything that decides the result.
 
-    So a killed training is continued only while data, plan, split and params are the same.
+    So a killed training is continued only while data, plan, split, params, code and packages are the same.
     """
     sides = load_splits(SPLITS)
     entries = json.loads((STORE / MANIFEST).read_text(encoding="utf-8"))
@@ -46,6 +48,8 @@ def build_job(model: str, params: TrainParams, provenance: dict[str, Any]) -> Tr
         PLAN.read_text(encoding="utf-8"),
         SPLITS.read_text(encoding="utf-8"),
         json.dumps({case: entry["key"] for case, entry in sorted(entries.items())}),
+        json.dumps(provenance["packages"], sort_keys=True),
+        code_digest("train"),
     )
     scratch = STATE / "checkpoints" / model / key[:16]
     labelled = {case_id: side for case_id, side in sides.items() if case_id in entries}
@@ -73,7 +77,9 @@ def run_worker(job: TrainingJob, run_id: str | None) -> None:
     job_file = job.scratch / "job.json"
     job_file.write_text(job.model_dump_json(), encoding="utf-8")
     worker = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train_worker", str(job_file)], start_new_session=True
+        [sys.executable, "-m", "pipeline.train_worker", str(job_file)],
+        env={**os.environ, PARENT: str(os.getpid())},
+        start_new_session=True,
     )
     logged = 0
     try:
@@ -83,10 +89,8 @@ def run_worker(job: TrainingJob, run_id: str | None) -> None:
             if code is not None:
                 break
             time.sleep(POLL_S)
-    except BaseException:
-        os.killpg(worker.pid, signal.SIGTERM)
-        worker.wait()
-        raise
+    finally:
+        end_group(worker)
     if code != 0:
         raise SegtrailError(
             f"the training process ended with {_exit_text(code)}",
@@ -114,19 +118,17 @@ def _run_id(job: TrainingJob, model: str, provenance: dict[str, Any]) -> str | N
     """The MLflow run of this training; a continued training keeps the run it began."""
     job.scratch.mkdir(parents=True, exist_ok=True)
     memory = job.scratch / "mlflow_run"
-    if memory.exists():
-        return memory.read_text(encoding="utf-8")
+    if memory.exists() and (run_id := memory.read_text(encoding="utf-8")):
+        return run_id
     run_id = tracking.start_training_run(model, job.params.model_dump(mode="json"), provenance)
     if run_id is not None:
         memory.write_text(run_id, encoding="utf-8")
     return run_id
 
 
-def _finish(job: TrainingJob, run_id: str | None) -> None:
-    """Moves the finished bundle to the output and notes how it came about in `run.json`."""
-    result_file = job.output / "result.json"
-    result = json.loads(result_file.read_text(encoding="utf-8"))
-    result_file.unlink()
+def _write_record(job: TrainingJob, run_id: str | None) -> None:
+    """Notes in `run.json` how the bundle came about; its presence says that the training is over."""
+    result = json.loads((job.output / "result.json").read_text(encoding="utf-8"))
     started = datetime.fromtimestamp(result.pop("started"), UTC)
     record = {
         "model": job.model,
@@ -138,12 +140,36 @@ def _finish(job: TrainingJob, run_id: str | None) -> None:
         "git_commit": job.provenance.get("git_commit", "unknown"),
         **result,
     }
-    (job.output / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial = job.output / "run.json.tmp"
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(job.output / "run.json")
+
+
+def _publish(job: TrainingJob) -> None:
+    """Copies the finished bundle to the output.
+
+    The scratch folder stays until `register` has seen the model: should this stage be killed before DVC has
+    noted its output, the next run publishes the same bundle again instead of training anew.
+    """
     target = Path("data/models") / job.model
+    partial = STATE / "publish" / job.model
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(job.output, partial, ignore=shutil.ignore_patterns("result.json"))
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    job.output.replace(target)
-    shutil.rmtree(job.scratch)
+    partial.replace(target)
+
+
+def _train(job: TrainingJob, run_id: str | None) -> None:
+    try:
+        run_worker(job, run_id)
+    except SegtrailError:
+        tracking.finish_training_run(run_id, "FAILED")
+        raise
+    except BaseException:
+        tracking.finish_training_run(run_id, "KILLED")
+        raise
+    _write_record(job, run_id)
 
 
 @flow(name="train")
@@ -165,12 +191,11 @@ def train_flow(model: str) -> None:
         params.max_minutes,
     )
     run_id = _run_id(job, model, provenance)
-    try:
-        run_worker(job, run_id)
-    except SegtrailError:
-        tracking.finish_training_run(run_id, "FAILED")
-        raise
-    _finish(job, run_id)
+    if (job.output / "run.json").is_file():
+        LOGGER.info("this training had finished before it was interrupted: its bundle is taken")
+    else:
+        _train(job, run_id)
+    _publish(job)
     tracking.record_training(model)
     tracking.finish_training_run(run_id, "FINISHED")
 

@@ -77,7 +77,11 @@ def draw_augmentation(
 
 
 def apply_augmentation(
-    image: torch.Tensor, label: torch.Tensor, padding: torch.Tensor, draw: AugmentationDraw
+    image: torch.Tensor,
+    label: torch.Tensor,
+    padding: torch.Tensor,
+    spacing_mm: tuple[float, float, float],
+    draw: AugmentationDraw,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Applies a draw.
 
@@ -85,12 +89,13 @@ def apply_augmentation(
         image: (N, C, X, Y, Z) normalised float.
         label: (N, X, Y, Z) integer.
         padding: (C,) value of the image outside its field of view.
+        spacing_mm: Voxel size along X, Y, Z: a rotation is rigid in mm.
         draw: From `draw_augmentation`.
 
     Returns:
         Image and label of the same shapes. Labels are moved by nearest neighbour.
     """
-    image, label = _rotate_and_scale(image, label, padding, draw)
+    image, label = _rotate_and_scale(image, label, padding, spacing_mm, draw)
     image, label = _flip(image, label, draw)
     return _change_intensity(image, draw), label
 
@@ -108,13 +113,17 @@ def _rotation_matrices(angles: torch.Tensor) -> torch.Tensor:
 
 
 def _rotate_and_scale(
-    image: torch.Tensor, label: torch.Tensor, padding: torch.Tensor, draw: AugmentationDraw
+    image: torch.Tensor,
+    label: torch.Tensor,
+    padding: torch.Tensor,
+    spacing_mm: tuple[float, float, float],
+    draw: AugmentationDraw,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     moved = ((draw.angles != 0).any(dim=1) | (draw.scale != 1)).nonzero()[:, 0]
     if len(moved) == 0:
         return image, label
-    size = torch.tensor(image.shape[2:], dtype=torch.float32)
-    # In voxels the grid is rigid; grid_sample counts in half extents and in the order Z, Y, X.
+    size = torch.tensor(image.shape[2:], dtype=torch.float32) * torch.tensor(spacing_mm)
+    # In mm the grid is rigid; grid_sample counts in half extents and in the order Z, Y, X.
     matrix = _rotation_matrices(draw.angles[moved]) / draw.scale[moved, None, None]
     matrix = matrix * size[None, None, :] / size[None, :, None]
     theta = torch.zeros(len(moved), 3, 4)

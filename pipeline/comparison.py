@@ -164,9 +164,11 @@ def _statistical_refusals(
             f"which does not lie above the margin {params.margin:g}"
         )
     for name, one in by_label.items():
-        if one.low is not None and one.low < -params.class_margin:
+        # A class that only one patient has gives no interval; then its own loss counts.
+        worst = one.low if one.low is not None else one.mean
+        if worst is not None and worst < -params.class_margin:
             refusals.append(
-                f"class {name} may lose {-one.low:.4f} (mean {one.mean:+.4f}), "
+                f"class {name} may lose {-worst:.4f} (mean {one.mean:+.4f}), "
                 f"more than the class margin {params.class_margin:g}"
             )
     return refusals

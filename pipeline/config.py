@@ -20,11 +20,13 @@ from pydantic import (
 
 from pipeline.errors import SegtrailError
 
+NETWORK_NAMES = ("unet",)  # keys of `pipeline.models.networks.NETWORKS`
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Axis = Annotated[int, Field(ge=48, le=256)]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -89,7 +91,7 @@ class AugmentationParams(Section):
 
 
 class TrainParams(Section):
-    seed: int
+    seed: Seed
     max_epochs: Annotated[int, Field(ge=1, le=100_000)]
     max_minutes: Annotated[float, Field(ge=0.05, le=100_000)]
     steps_per_epoch: Annotated[int, Field(ge=1, le=10_000)]
@@ -133,13 +135,13 @@ class PredictParams(Section):
 class EvaluateParams(Section):
     surface_tolerance_mm: Annotated[float, Field(ge=0.1, le=20)]
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)]
-    seed: int
+    seed: Seed
     baseline: Literal["none", "otsu_lung"]
 
 
 class RegisterParams(Section):
     model_name: Name
-    metric: str
+    metric: Annotated[str, Field(pattern=r"^test/([^/]+/)?[a-z0-9_]+$")]
     min_cases: Annotated[int, Field(ge=2, le=10_000)]
     margin: Annotated[float, Field(ge=-1, le=1)]
     class_margin: Fraction
@@ -167,6 +169,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _a_section_for_each_model(self) -> Params:
+        unknown = [name for name in self.models if name not in NETWORK_NAMES]
+        if unknown:
+            raise ValueError(f"models names {unknown}; legal: {', '.join(NETWORK_NAMES)}")
         missing = [name for name in self.models if name not in self.train]
         if missing:
             raise ValueError(f"models names {missing}, but train has only {sorted(self.train)}")
@@ -185,7 +190,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise SegtrailError(
             f"there is no {path.name} in this folder", str(path), "change to the project's top folder"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SegtrailError(
             f"{path.name} is not valid YAML: {error}", str(path), "mend the line named above"
         ) from error

@@ -100,8 +100,10 @@ class PatchStream(IterableDataset[dict[str, torch.Tensor]]):
         generator = np.random.default_rng([self.sampling.seed, step, index])
         names = list(self.cases)
         case = self.cases[names[generator.integers(len(names))]]
-        # The last patches of a batch are the ones centred on foreground (nnU-Net's rule).
-        forced = index >= round(self.sampling.batch_size * (1 - self.sampling.foreground_fraction))
+        # Evenly spread over all samples of the training, and a function of the step alone.
+        number = step * self.sampling.batch_size + index
+        fraction = self.sampling.foreground_fraction
+        forced = int((number + 1) * fraction) > int(number * fraction)
         start = _patch_start(case, self.sampling.patch_size, forced, generator)
         image = cut_patch(case.image, start, self.sampling.patch_size, self.sampling.padding)
         label = cut_patch(case.label[None], start, self.sampling.patch_size, (0,))[0]

@@ -16,9 +16,7 @@ from pipeline import metrics
 from pipeline.config import EvaluateParams
 from pipeline.errors import SegtrailError
 from pipeline.intervals import Estimate, draw_patients, estimate
-from pipeline.volume import LabelMap, corner_distance_mm, spacing_mm
-
-LARGEST_GRID_DISTANCE_MM = 0.01
+from pipeline.volume import SAME_GRID_MM, LabelMap, corner_distance_mm, spacing_mm
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ def _check_grid(reference: LabelMap, prediction: LabelMap, case_id: str) -> None
         what = f"the reference has shape {reference.array.shape}, the prediction {prediction.array.shape}"
     else:
         distance = corner_distance_mm(reference.array.shape, reference.affine, prediction.affine)
-        if distance <= LARGEST_GRID_DISTANCE_MM:
+        if distance <= SAME_GRID_MM:
             return
-        limit = f"at most {LARGEST_GRID_DISTANCE_MM} mm is allowed"
+        limit = f"at most {SAME_GRID_MM} mm is allowed"
         what = f"the corners of reference and prediction lie {distance:.3g} mm apart, {limit}"
     raise SegtrailError(
         what, f"case {case_id}", "predict on the source image's grid: dvc repro --force predict"

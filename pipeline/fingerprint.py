@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import ndimage
 
 from pipeline.errors import SegtrailError
-from pipeline.volume import Affine, LabelMap, Volume, spacing_mm, to_canonical
+from pipeline.volume import Affine, LabelMap, Volume, spacing_mm, to_canonical, voxel_volume_mm3
 
 SAMPLES = 1000
 PERCENTILES = (0.5, 50.0, 99.5)
@@ -149,7 +149,7 @@ def _intensity(
 
 def _classes(label: NDArray[Any], affine: Affine, labels: Mapping[str, int]) -> dict[str, ClassStatistics]:
     boxes = [box and box[::-1] for box in ndimage.find_objects(label.T)]  # transposed: as above
-    voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+    voxel_mm3 = voxel_volume_mm3(affine)
     records = {}
     for name, value in labels.items():
         if value == 0:

@@ -52,6 +52,8 @@ def predict_logits(
             overlap=overlap,
             mode="gaussian",
             sigma_scale=0.125,
+            sw_device=image.device,
+            device=torch.device("cpu"),  # the sum over a large volume with many classes outgrows a GPU
         )
     if not isinstance(logits, torch.Tensor):
         raise TypeError("the network must return one tensor")

@@ -96,7 +96,7 @@ def inspect_set(
     """Adds the findings that only the whole set shows.
 
     A case whose label lies where no other case has it is quarantined (`label_position`); a case with the
-    voxels of another one gets a warning (`duplicate_of`).
+    voxels of another one gets a warning (`duplicate_of:<case_id>`).
 
     Args:
         results: What `inspect_case` returned for every case.
@@ -112,7 +112,7 @@ def inspect_set(
             findings.append(Finding("label_position", outliers[record.case_id]))
         if record.case_id in copies:
             reason = f"the image has the same voxels as {copies[record.case_id]}"
-            findings.append(Finding("duplicate_of", reason, fatal=False))
+            findings.append(Finding(f"duplicate_of:{copies[record.case_id]}", reason, fatal=False))
         cases.append(_with_findings(record, findings))
     return cases
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
@@ -75,10 +74,5 @@ def _split_voxels(rows: Sequence[SplitRow], cases: Sequence[CaseRecord]) -> list
 
 def _original(case: CaseRecord, known: Collection[str]) -> str:
     """The case that the inspection found this one to be a copy of; the case itself when it is none."""
-    codes = [code for code in case.code.split(";") if code.startswith("duplicate_of")]
-    if not codes:
-        return case.case_id
-    named = codes[0].removeprefix("duplicate_of").lstrip("_:= ")
-    words = (word.strip(".") for word in re.split(r"[^\w.-]+", case.reason))
-    others = [name for name in (named, *words) if name in known and name != case.case_id]
-    return others[0] if others else case.case_id
+    named = [c.removeprefix("duplicate_of:") for c in case.code.split(";") if c.startswith("duplicate_of:")]
+    return next((name for name in named if name in known), case.case_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import SegtrailError
 from pipeline.topology import Triple
@@ -86,3 +86,5 @@ def load_plan(path: Path) -> Plan:
         return Plan.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SegtrailError("the plan is missing", str(path), "dvc repro plan") from error
+    except ValidationError as error:
+        raise SegtrailError(f"the plan is damaged: {error}", str(path), "dvc repro --force plan") from error

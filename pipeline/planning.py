@@ -38,6 +38,12 @@ def build_plan(fingerprints: Sequence[Fingerprint], facts: DatasetFacts, params:
     dimensions = _dimensions(median_shape, params, reasons)
     patch = _patch(median_shape, spacing, dimensions, params, reasons)
     strides, kernels = pooling(patch, spacing)
+    if len(strides) < 2:
+        raise SegtrailError(
+            f"a patch of {list(patch)} voxels is too small to be halved even once",
+            "params.yaml: plan.patch_size, plan.spacing_mm",
+            "at least 8 voxels along two axes, or 12 along one",
+        )
     total_voxels = float(shapes.prod(axis=1).sum())
     names = sorted(facts.labels, key=lambda name: facts.labels[name])
     reasons["features"] = f"{params.base_features} doubling with each stage, at most {params.max_features}"
@@ -123,8 +129,9 @@ def _patch(
     patch = divisible(tuple(int(v) for v in limit), spacing)
     shrunk = limit.copy()
     while np.prod(patch) > params.max_patch_voxels:
-        axis = int((shrunk / limit).argmax())
-        shrunk[axis] *= 0.95
+        # An axis that is short already is kept whole.
+        axis = int(np.where(shrunk > 4 * SMALLEST_FEATURE_EDGE, shrunk / limit, 0).argmax())
+        shrunk[axis] = max(shrunk[axis] * 0.95, 1)
         patch = divisible((int(shrunk[0]), int(shrunk[1]), int(shrunk[2])), spacing)
     reasons["patch_size"] = (
         f"median shape {median_shape.tolist()}, at most {params.max_patch_voxels} voxels, divisible by the strides"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.plan import Plan
-from pipeline.volume import Affine, Instance, Instances, LabelMap, Prediction, spacing_mm
+from pipeline.volume import Affine, Instance, Instances, LabelMap, Prediction, voxel_size_mm
 
 
 def to_prediction(
@@ -27,9 +27,8 @@ def to_prediction(
         Label map in the data set's label values; instances with ids by falling score, the mean probability
         of the object's class over its voxels.
     """
-    winner = probabilities.argmax(axis=0)
-    x, y, z = spacing_mm(affine)
-    voxel_size = x * y * (1.0 if plan.dimensions == 2 and winner.shape[2] == 1 else z)
+    winner = probabilities.argmax(axis=0).astype(np.uint8)
+    voxel_size = voxel_size_mm(affine, winner.shape)
     labels = np.zeros(winner.shape, np.min_scalar_type(max(plan.label_values)))
     found: list[tuple[float, int, NDArray[Any], tuple[slice, ...]]] = []
     for index in range(1, len(plan.label_values)):

@@ -16,7 +16,7 @@ from pipeline.inference import predict_probabilities
 from pipeline.io.nifti import load_volume, save_label_map
 from pipeline.overlays import draw_overlay
 from pipeline.postprocessing import to_prediction
-from pipeline.volume import LabelMap, Prediction, Volume, spacing_mm
+from pipeline.volume import LabelMap, Prediction, Volume, voxel_size_mm
 
 
 class Predictor:
@@ -53,13 +53,16 @@ class Predictor:
         )
         return to_prediction(probabilities, volume.affine, self.plan, self.params.min_component_mm3)
 
-    def predict_files(self, images: Sequence[Path], output: Path, case_id: str) -> dict[str, Any]:
+    def predict_files(
+        self, images: Sequence[Path], output: Path, case_id: str, timed: bool = True
+    ) -> dict[str, Any]:
         """Predicts one case and writes `<case_id>_labels.nii.gz`, `_instances.nii.gz`, `_overlay.png`, `.json`.
 
         Args:
             images: One file a channel.
             output: Existing folder.
             case_id: Stem of the written files.
+            timed: Write the seconds; without them the same input gives the same bytes.
 
         Returns:
             The record that was written as JSON; it is written last.
@@ -68,6 +71,7 @@ class Predictor:
             SegtrailError: The image cannot be read or does not fit the model.
         """
         started = time.monotonic()
+        (output / f"{case_id}.json").unlink(missing_ok=True)
         volume = load_volume(images)
         prediction = self.predict(volume, f"{case_id} ({images[0]})")
         save_label_map(prediction.label_map, output / f"{case_id}_labels.nii.gz", images[0])
@@ -80,17 +84,17 @@ class Predictor:
             "model": self.identity,
             "settings": self.params.model_dump(mode="json"),
             **self._measure(prediction, volume),
-            "seconds": round(time.monotonic() - started, 3),
         }
+        if timed:
+            record["seconds"] = round(time.monotonic() - started, 3)
         (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return record
 
     def _measure(self, prediction: Prediction, volume: Volume) -> dict[str, Any]:
         """Volumes of labels and instances: mm3, in 2D mm2."""
-        x, y, z = spacing_mm(volume.affine)
-        flat = prediction.label_map.array.shape[2] == 1
-        voxel = x * y * (1.0 if flat else z)
-        size = "area_mm2" if flat else "volume_mm3"
+        shape = prediction.label_map.array.shape
+        voxel = voxel_size_mm(volume.affine, shape)
+        size = "area_mm2" if shape[2] == 1 else "volume_mm3"
         labels = {}
         for name, value in zip(self.plan.label_names[1:], self.plan.label_values[1:], strict=True):
             voxels = int((prediction.label_map.array == value).sum())

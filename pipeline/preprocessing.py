@@ -48,8 +48,8 @@ def normalize(channel: NDArray[np.float32], how: ChannelNormalization) -> NDArra
     """
     if how.scheme == "ct":
         return (np.clip(channel, how.low, how.high) - how.mean) / how.std
-    deviation = float(channel.std(dtype=np.float64))
-    return ((channel - channel.mean(dtype=np.float64)) / max(deviation, 1e-8)).astype(np.float32)
+    mean, deviation = channel.mean(dtype=np.float64), channel.std(dtype=np.float64)
+    return (channel - np.float32(mean)) / np.float32(max(float(deviation), 1e-8))
 
 
 def prepare_volume(volume: Volume, plan: Plan, where: str) -> torch.Tensor:
@@ -98,7 +98,7 @@ def prepare_label_map(label_map: LabelMap, plan: Plan) -> NDArray[np.uint8]:
     for index, value in enumerate(plan.label_values):
         indices[array == value] = index
     shape = target_shape(indices.shape, spacing_mm(affine), plan)
-    if shape == indices.shape:
+    if shape == tuple(indices.shape):
         return indices
     winner = np.zeros(shape, np.uint8)
     highest = np.zeros(shape, np.float32)

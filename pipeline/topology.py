@@ -55,11 +55,17 @@ def pooling(
         spacings = np.where(halved, spacings * 2, spacings)
         x, y, z = np.where(halved, 2, 1).tolist()
         strides.append((x, y, z))
-        kernels.append(_kernel(sizes, spacings))
+        kernels.append(_wider(kernels[-1], _kernel(sizes, spacings)))
     return tuple(strides), tuple(kernels)
 
 
 def _kernel(sizes: Floats, spacings: Floats) -> Triple:
     finest = spacings[sizes > 1].min() if (sizes > 1).any() else spacings.min()
     x, y, z = np.where((spacings / finest < 2) & (sizes > 1), 3, 1).tolist()
+    return x, y, z
+
+
+def _wider(before: Triple, now: Triple) -> Triple:
+    """Once 3, an axis keeps its kernel of 3 at the deeper stages."""
+    x, y, z = (max(a, b) for a, b in zip(before, now, strict=True))
     return x, y, z

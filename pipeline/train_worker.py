@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from pipeline.plan import load_plan
 
 LOGGER = logging.getLogger("segtrail")
 WATCH_S = 0.5
+PARENT = "SEGTRAIL_TRAIN_PARENT"
 
 
 class TrainingJob(BaseModel):
@@ -73,16 +75,24 @@ def run_job(job: TrainingJob) -> None:
     from pipeline.training import HISTORY, fit
 
     plan = load_plan(job.plan)
+    for side, cases in (("train", job.training_cases), ("validation", job.validation_cases)):
+        if not cases:
+            raise SegtrailError(
+                f"no labelled case on the side {side}",
+                "data/splits/splits.csv",
+                "add labelled cases, or change split.salt or the fractions in params.yaml",
+            )
     pl.seed_everything(job.params.seed, verbose=False)
     torch.use_deterministic_algorithms(True, warn_only=True)
     data = PatchDataModule(job.store, job.training_cases, job.validation_cases, plan, job.params, job.workers)
     weights = class_weights(job)
     module = SemanticModule(job.model, plan, job.params, weights)
-    started = time.time()
+    started = _first_start(job.scratch)
     result = fit(module, data, job.params, job.scratch, job.devices)
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
         return
-    job.output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(job.output, ignore_errors=True)
+    job.output.mkdir(parents=True)
     sha256 = save_bundle(
         job.output,
         result.weights,
@@ -107,10 +117,19 @@ def run_job(job: TrainingJob) -> None:
     (job.output / "result.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def class_weights(job: TrainingJob) -> list[float] | None:
-    """Weights of the classes, background first, with mean 1; None when all are equal.
+def _first_start(scratch: Path) -> float:
+    """When the training began, before any interruption; seconds since 1970."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    note = scratch / "started"
+    if not note.exists():
+        note.write_text(str(time.time()), encoding="utf-8")
+    return float(note.read_text(encoding="utf-8"))
 
-    "balanced" is the inverse square root of a class's share of the training voxels.
+
+def class_weights(job: TrainingJob) -> list[float] | None:
+    """Weights of the classes, background first; None when all are equal.
+
+    "balanced" is the inverse square root of a class's share of the training voxels, scaled to mean 1.
 
     Raises:
         SegtrailError: The list in params has another length than there are classes.
@@ -140,8 +159,13 @@ def class_weights(job: TrainingJob) -> list[float] | None:
 
 
 def end_with_parent() -> None:
-    """Kills this process within a second of its parent's end, so that no training runs on unseen."""
-    parent = os.getppid()
+    """Kills this process within a second of its parent's end, so that no training runs on unseen.
+
+    The parent names itself in the environment: it may have ended before this line is reached. Processes that
+    Lightning starts for further devices watch the first one.
+    """
+    named = os.environ.pop(PARENT, "")
+    parent = int(named) if named else os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

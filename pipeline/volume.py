@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Affine = NDArray[np.float64]
+# Grids whose corners lie further apart are different grids; the largest `inspect.affine_tolerance_mm`.
+SAME_GRID_MM = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,17 @@ def spacing_mm(affine: Affine) -> tuple[float, float, float]:
     """Voxel size along X, Y, Z in mm: the lengths of the affine's columns."""
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     return float(x), float(y), float(z)
+
+
+def voxel_volume_mm3(affine: Affine) -> float:
+    """Volume of one voxel in mm3, also on a sheared grid (gantry tilt)."""
+    return abs(float(np.linalg.det(affine[:3, :3])))
+
+
+def voxel_size_mm(affine: Affine, shape: tuple[int, ...]) -> float:
+    """What one voxel counts: mm3; on an image of a single slice mm2."""
+    thickness = spacing_mm(affine)[2] if shape[2] == 1 else 1.0
+    return voxel_volume_mm3(affine) / thickness
 
 
 def axis_codes(affine: Affine) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SegtrailError
 from pipeline.io.nifti_reading import NiftiError, StoredImage, parse_nifti, read_contents
 from pipeline.io.nifti_writing import write_nifti
-from pipeline.volume import LabelMap, Volume, axis_codes, corner_distance_mm
+from pipeline.volume import SAME_GRID_MM, LabelMap, Volume, axis_codes, corner_distance_mm
 
 __all__ = [
     "NiftiError",
@@ -31,7 +31,6 @@ __all__ = [
     "to_label_map",
 ]
 
-CHANNEL_TOLERANCE_MM = 1.0  # the largest inspect.affine_tolerance_mm that params.yaml allows
 LABEL_TOLERANCE = 1e-5  # header scaling stores 1 as 0.99999997; interpolation leaves far larger fractions
 LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.int64)
 
@@ -150,10 +149,10 @@ def _require_finite(array: NDArray[Any], path: Path) -> None:
 def _require_same_grid(first: StoredImage, file: StoredImage, path: Path) -> None:
     if first.array.shape[1:] != file.array.shape[1:]:
         what = f"shape is {file.array.shape[1:]}, the first channel has {first.array.shape[1:]}"
-    elif (moved := corner_distance_mm(first.array.shape, first.affine, file.affine)) > CHANNEL_TOLERANCE_MM:
+    elif (moved := corner_distance_mm(first.array.shape, first.affine, file.affine)) > SAME_GRID_MM:
         what = (
             f"grid ({axis_codes(file.affine)}) lies {moved:.3g} mm from that of the first channel "
-            f"({axis_codes(first.affine)}), at most {CHANNEL_TOLERANCE_MM} mm"
+            f"({axis_codes(first.affine)}), at most {SAME_GRID_MM} mm"
         )
     else:
         return

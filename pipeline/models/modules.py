@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -14,6 +13,8 @@ from pipeline.augmentation import apply_augmentation, draw_augmentation
 from pipeline.config import TrainParams
 from pipeline.inference import predict_logits
 from pipeline.losses import DeepSupervisionLoss
+from pipeline.metrics import count_voxels
+from pipeline.metrics import dice as compute_dice
 from pipeline.models.networks import build_network
 from pipeline.plan import Plan
 
@@ -25,7 +26,7 @@ def annealed(schedule: str, progress: float) -> float:
     """Factor of the learning rate after a share of the budget, 1 at the start and 0 at the end."""
     left = max(1.0 - progress, 0.0)
     if schedule == "poly":
-        return left**POLY_EXPONENT
+        return math.pow(left, POLY_EXPONENT)
     return 0.5 * (1 + math.cos(math.pi * (1 - left)))
 
 
@@ -69,7 +70,7 @@ class SemanticModule(pl.LightningModule):
             self.params.augmentation, len(batch["image"]), self.plan.dimensions == 2, generator
         )
         padding = torch.tensor([how.padding for how in self.plan.normalization])
-        image, label = apply_augmentation(batch["image"], batch["label"], padding, draw)
+        image, label = apply_augmentation(batch["image"], batch["label"], padding, self.plan.spacing_mm, draw)
         return {**batch, "image": image, "label": label}
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -89,7 +90,8 @@ class SemanticModule(pl.LightningModule):
         )
         predicted = logits.argmax(dim=0).numpy()
         reference = batch["label"].cpu().numpy()
-        dice = [_dice(predicted == c, reference == c) for c in range(1, len(self.plan.label_names))]
+        classes = range(1, len(self.plan.label_names))
+        dice = [compute_dice(count_voxels(reference == c, predicted == c)) for c in classes]
         self.validation_dice.append(torch.tensor(dice, device=self.device))
 
     def on_validation_epoch_end(self) -> None:
@@ -97,7 +99,8 @@ class SemanticModule(pl.LightningModule):
         rows = torch.stack(self.validation_dice)
         self.validation_dice.clear()
         if self.trainer.world_size > 1:
-            rows = self.all_gather(rows).flatten(0, 1)
+            gathered = self.all_gather(rows)
+            rows = torch.cat(list(gathered)) if isinstance(gathered, torch.Tensor) else rows
         classes = torch.nanmean(rows, dim=0)
         for name, value in zip(self.plan.label_names[1:], classes, strict=True):
             self.log(f"validation_dice_{name}", value, rank_zero_only=True)
@@ -116,10 +119,3 @@ class SemanticModule(pl.LightningModule):
             nesterov=self.params.momentum > 0,
             weight_decay=self.params.weight_decay,
         )
-
-
-def _dice(
-    predicted: np.ndarray[Any, np.dtype[np.bool_]], reference: np.ndarray[Any, np.dtype[np.bool_]]
-) -> float:
-    total = int(predicted.sum()) + int(reference.sum())
-    return 2.0 * int((predicted & reference).sum()) / total if total else float("nan")

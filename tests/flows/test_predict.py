@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_channels_of_a_folder_become_cases(folder: Path) -> None:
-    cases, errors = group_inputs([folder], channels=2)
+    cases, errors = group_inputs([folder], 2, Path("out"))
     assert errors == []
     assert {name: [p.name for p in paths] for name, paths in cases.items()} == {
         "a": ["a_0000.nii.gz", "a_0001.nii.gz"],
@@ -29,14 +29,14 @@ def test_channels_of_a_folder_become_cases(folder: Path) -> None:
 
 
 def test_with_one_channel_every_file_is_a_case(folder: Path) -> None:
-    cases, _ = group_inputs([folder], channels=1)
+    cases, _ = group_inputs([folder], 1, Path("out"))
     assert sorted(cases) == ["a_0000", "a_0001", "b_0000"]
 
 
 def test_each_bad_input_gets_its_own_error(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     inputs = [tmp_path / "empty", tmp_path / "none.nii.gz", folder / "notes.txt", folder / "a_0000.nii.gz"]
-    cases, errors = group_inputs(inputs, channels=1)
+    cases, errors = group_inputs(inputs, 1, Path("out"))
     assert list(cases) == ["a_0000"]
     assert [e.what for e in errors] == [
         "no NIfTI image in this folder",
@@ -49,7 +49,7 @@ def test_two_files_of_one_name_would_overwrite_each_other(tmp_path: Path) -> Non
     for part in ("x", "y"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "case.nii.gz").touch()
-    cases, errors = group_inputs([tmp_path / "x", tmp_path / "y"], channels=1)
+    cases, errors = group_inputs([tmp_path / "x", tmp_path / "y"], 1, Path("out"))
     assert len(cases) == 1
     assert "two inputs are named case" in errors[0].what
 
@@ -59,3 +59,20 @@ def test_a_model_is_a_folder_or_a_name_with_an_alias(tmp_path: Path) -> None:
         resolve_model("phantom")
     with pytest.raises(SegtrailError, match="this is no bundle"):
         resolve_model(str(tmp_path))
+
+
+def test_channels_are_put_in_order_and_must_be_complete(folder: Path) -> None:
+    (folder / "c_0001.nii.gz").touch()
+    (folder / "c_0002.nii.gz").touch()
+    named = ["a_0001.nii.gz", "a_0000.nii.gz", "c_0001.nii.gz", "c_0002.nii.gz"]
+    cases, errors = group_inputs([folder / name for name in named], 2, Path("out"))
+    assert [p.name for p in cases["a"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert "c" not in cases
+    assert errors[0].what == "channels 0001, 0002, expected 0000, 0001 in one folder"
+
+
+def test_results_of_an_earlier_run_are_no_inputs(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "a_labels.nii.gz").touch()
+    cases, _ = group_inputs([folder], 1, folder / "out")
+    assert "a_labels" not in cases

@@ -14,6 +14,7 @@ from pipeline.augmentation import AugmentationDraw, apply_augmentation, draw_aug
 from pipeline.config import AugmentationParams
 
 PADDING = torch.tensor([-3.0])
+CUBIC = (1.0, 1.0, 1.0)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def arrow(x: int = 9, y: int = 9, z: int = 9) -> tuple[torch.Tensor, torch.Tenso
 
 def test_the_empty_draw_changes_nothing() -> None:
     image, label = arrow()
-    new_image, new_label = apply_augmentation(image, label, PADDING, nothing(1))
+    new_image, new_label = apply_augmentation(image, label, PADDING, CUBIC, nothing(1))
     assert torch.equal(new_image, image)
     assert torch.equal(new_label, label)
 
@@ -54,7 +55,7 @@ def test_the_empty_draw_changes_nothing() -> None:
 def test_a_quarter_turn_about_z_moves_x_to_y_in_image_and_label() -> None:
     image, label = arrow()
     draw = replace(nothing(1), angles=torch.tensor([[0.0, 0.0, math.pi / 2]]))
-    new_image, new_label = apply_augmentation(image, label, PADDING, draw)
+    new_image, new_label = apply_augmentation(image, label, PADDING, CUBIC, draw)
     tips = (new_label[0] == 2).nonzero().tolist()
     assert tips in ([[4, 7, 4]], [[4, 1, 4]])
     assert torch.allclose(new_image[0, 0], new_label[0].float() * 10, atol=1e-3)
@@ -64,7 +65,7 @@ def test_a_rotation_is_rigid_on_a_box_that_is_no_cube() -> None:
     image, label = torch.zeros(1, 1, 21, 11, 5), torch.zeros(1, 21, 11, 5, dtype=torch.uint8)
     label[0, 10, 2:9, 2] = 1
     draw = replace(nothing(1), angles=torch.tensor([[0.0, 0.0, math.pi / 2]]))
-    _, turned = apply_augmentation(image, label, PADDING, draw)
+    _, turned = apply_augmentation(image, label, PADDING, CUBIC, draw)
     assert turned[0, 7:14, 5, 2].tolist() == [1] * 7
     assert int(turned.sum()) == 7
 
@@ -73,14 +74,14 @@ def test_scale_two_makes_a_cube_eight_times_as_large() -> None:
     label = torch.zeros(1, 24, 24, 24, dtype=torch.uint8)
     label[0, 8:16, 8:16, 8:16] = 1
     draw = replace(nothing(1), scale=torch.tensor([2.0]))
-    _, scaled = apply_augmentation(label[:, None].float(), label, PADDING, draw)
+    _, scaled = apply_augmentation(label[:, None].float(), label, PADDING, CUBIC, draw)
     assert int(scaled.sum()) == 16**3
 
 
 def test_what_comes_in_from_outside_is_padding() -> None:
     image, label = torch.zeros(1, 1, 16, 16, 16), torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
     draw = replace(nothing(1), scale=torch.tensor([0.5]))
-    shrunk, _ = apply_augmentation(image, label, PADDING, draw)
+    shrunk, _ = apply_augmentation(image, label, PADDING, CUBIC, draw)
     assert shrunk[0, 0, 0, 0, 0] == pytest.approx(-3.0)
     assert shrunk[0, 0, 8, 8, 8] == pytest.approx(0.0)
 
@@ -89,7 +90,7 @@ def test_flip_mirrors_the_chosen_axis_of_the_chosen_sample() -> None:
     image, label = arrow(12, 9, 9)
     image, label = image.repeat(2, 1, 1, 1, 1), label.repeat(2, 1, 1, 1)
     draw = replace(nothing(2), flip=torch.tensor([[True, False, False], [False, False, False]]))
-    new_image, new_label = apply_augmentation(image, label, PADDING, draw)
+    new_image, new_label = apply_augmentation(image, label, PADDING, CUBIC, draw)
     assert torch.equal(new_label[0], label[0].flip(0))
     assert torch.equal(new_image[0], image[0].flip(1))
     assert torch.equal(new_label[1], label[1])
@@ -98,8 +99,8 @@ def test_flip_mirrors_the_chosen_axis_of_the_chosen_sample() -> None:
 def test_noise_has_the_drawn_deviation_and_repeats() -> None:
     image, label = torch.zeros(2, 1, 24, 24, 24), torch.zeros(2, 24, 24, 24, dtype=torch.uint8)
     draw = replace(nothing(2), noise_std=torch.tensor([0.0, 0.5]), noise_seed=7)
-    first, _ = apply_augmentation(image, label, PADDING, draw)
-    second, _ = apply_augmentation(image, label, PADDING, draw)
+    first, _ = apply_augmentation(image, label, PADDING, CUBIC, draw)
+    second, _ = apply_augmentation(image, label, PADDING, CUBIC, draw)
     assert torch.equal(first, second)
     assert float(first[0].std()) == 0.0
     assert float(first[1].std()) == pytest.approx(0.5, rel=0.02)
@@ -109,10 +110,12 @@ def test_contrast_keeps_the_mean_and_gamma_the_range() -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(1, 1, 8, 8, 8, generator=generator)
     label = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
-    louder, _ = apply_augmentation(image, label, PADDING, replace(nothing(1), contrast=torch.tensor([1.2])))
+    louder, _ = apply_augmentation(
+        image, label, PADDING, CUBIC, replace(nothing(1), contrast=torch.tensor([1.2]))
+    )
     assert float(louder.mean()) == pytest.approx(float(image.mean()), abs=1e-6)
     assert float(louder.std()) == pytest.approx(1.2 * float(image.std()), rel=1e-5)
-    bent, _ = apply_augmentation(image, label, PADDING, replace(nothing(1), gamma=torch.tensor([1.5])))
+    bent, _ = apply_augmentation(image, label, PADDING, CUBIC, replace(nothing(1), gamma=torch.tensor([1.5])))
     assert float(bent.min()) == pytest.approx(float(image.min()))
     assert float(bent.max()) == pytest.approx(float(image.max()))
 
@@ -139,3 +142,13 @@ def test_only_the_chosen_axes_are_flipped(params: AugmentationParams) -> None:
     draw = draw_augmentation(chosen, 200, False, torch.Generator().manual_seed(3))
     assert draw.flip[:, 0].any()
     assert not draw.flip[:, 1:].any()
+
+
+def test_a_rotation_is_rigid_in_mm() -> None:
+    # 12 mm along X are 12 voxels of 1 mm; turned to Z they are 3 slices of 4 mm.
+    image, label = torch.zeros(1, 1, 20, 5, 9), torch.zeros(1, 20, 5, 9, dtype=torch.uint8)
+    label[0, 4:16, 2, 4] = 1
+    draw = replace(nothing(1), angles=torch.tensor([[0.0, math.pi / 2, 0.0]]))
+    _, turned = apply_augmentation(image, label, PADDING, (1.0, 1.0, 4.0), draw)
+    slices = turned[0].amax(dim=(0, 1)).nonzero()[:, 0].tolist()
+    assert slices == [3, 4, 5]

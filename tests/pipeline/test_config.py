@@ -186,7 +186,9 @@ def test_one_problem_a_key_for_unions(tmp_path: Path) -> None:
 
 def test_a_model_without_section(tmp_path: Path) -> None:
     text = problem_of(save_changed(tmp_path, lambda tree: tree.update(models=["unet", "maskrcnn"])))
-    assert "models names ['maskrcnn'], but train has only ['unet']" in text
+    assert "models names ['maskrcnn']; legal: unet" in text
+    text = problem_of(save_changed(tmp_path, lambda tree: tree.update(train={})))
+    assert "models names ['unet'], but train has only []" in text
     assert "{" not in text  # not the whole file in one line
 
 

@@ -53,10 +53,15 @@ def test_the_forced_half_holds_foreground(store: Path) -> None:
     stream = make_stream(store)
     for step in range(20):
         label = stream.batch(step)["label"]
-        assert int(label[2].sum()) == 1
+        assert int(label[1].sum()) == 1
         assert int(label[3].sum()) == 1
     free = [int(stream.batch(step)["label"][0].sum()) for step in range(60)]
     assert 0 < sum(free) < 60
+
+
+def test_a_quarter_is_every_fourth_sample_whatever_the_batch(store: Path) -> None:
+    stream = make_stream(store, fraction=0.25)
+    assert all(int(stream.batch(step)["label"][3].sum()) == 1 for step in range(20))
 
 
 def test_an_epoch_that_begins_in_the_middle_repeats_nothing(store: Path) -> None:

@@ -215,7 +215,7 @@ def test_set_findings_change_only_their_cases(case_folder: CaseFolder) -> None:
     assert {c.case_id for c in cases.values() if c.verdict != "ok"} == {"c3", "c4"}
     assert (cases["c4"].verdict, cases["c4"].code) == ("quarantined", "label_position")
     assert "inspect.position_outlier = 8" in cases["c4"].reason
-    assert (cases["c3"].verdict, cases["c3"].code) == ("warn", "duplicate_of")
+    assert (cases["c3"].verdict, cases["c3"].code) == ("warn", "duplicate_of:c2")
     assert cases["c3"].reason == "the image has the same voxels as c2"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.config import NETWORK_NAMES
 from pipeline.errors import SegtrailError
-from pipeline.models.networks import build_network
+from pipeline.models.networks import NETWORKS, build_network
 from pipeline.topology import pooling
 
 
@@ -62,3 +63,7 @@ def test_no_weight_has_two_names() -> None:
 def test_an_unknown_network_lists_the_known() -> None:
     with pytest.raises(SegtrailError, match="use one of: unet"):
         build_network("vnet")
+
+
+def test_params_know_the_same_names() -> None:
+    assert set(NETWORK_NAMES) == set(NETWORKS)

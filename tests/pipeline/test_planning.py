@@ -119,3 +119,15 @@ def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert load_plan(tmp_path / "plan.json") == plan
     with pytest.raises(SegtrailError, match="dvc repro plan"):
         load_plan(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("shape", [(512, 512, 1), (1024, 1024, 1), (512, 512, 12), (320, 320, 16)])
+def test_large_flat_images_keep_their_short_axis(shape: tuple[int, int, int]) -> None:
+    plan = build_plan(make_fingerprints(shape, (1, 1, 1)), MRI, make_params(max_patch_voxels=65536))
+    assert 0 < np.prod(plan.patch_size) <= 65536
+    assert plan.patch_size[2] >= min(shape[2], 8)
+
+
+def test_an_image_too_small_for_a_network_is_refused() -> None:
+    with pytest.raises(SegtrailError, match="too small to be halved"):
+        build_plan(make_fingerprints((7, 7, 7), (1, 1, 1)), MRI, make_params(dimensions=3))

@@ -46,3 +46,9 @@ def test_a_divisible_patch_is_halved_without_rest(
 @pytest.mark.parametrize("patch", [(4, 4, 4), (1, 1, 1), (7, 7, 7)])
 def test_tiny_patches_have_one_stage(patch: tuple[int, int, int]) -> None:
     assert pooling(patch, (1.0, 1.0, 1.0))[0] == ((1, 1, 1),)
+
+
+def test_a_kernel_of_three_stays_three_at_the_deeper_stages() -> None:
+    for patch in ((64, 64, 28), (96, 96, 14), (192, 192, 4)):
+        _, kernels = pooling(patch, (1.0, 1.0, 1.0))
+        assert set(kernels) == {(3, 3, 3)}

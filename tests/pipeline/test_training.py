@@ -249,3 +249,29 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None
         hold_lock(tmp_path / "scratch", patience_s=0)
     stream.close()
     hold_lock(tmp_path / "scratch").close()
+
+
+def test_a_side_without_labelled_cases_is_refused(tmp_path: Path, store: Path, plan_file: Path) -> None:
+    job = make_job(tmp_path, store, plan_file, "empty").model_copy(update={"validation_cases": ()})
+    with pytest.raises(SegtrailError, match="no labelled case on the side validation"):
+        run_job(job)
+
+
+def test_patches_that_cannot_be_shared_are_refused(tmp_path: Path, store: Path, plan_file: Path) -> None:
+    with pytest.raises(SegtrailError, match="2 patches a step cannot be shared evenly by 3"):
+        run_job(make_job(tmp_path, store, plan_file, "three", devices="cpu:3"))
+
+
+def test_validation_cases_without_foreground_keep_the_last_weights(
+    tmp_path: Path, store: Path, plan_file: Path
+) -> None:
+    for name in ("case_6", "case_7"):
+        empty = np.zeros((20, 18, 16), np.uint8)
+        image = np.full((1, 20, 18, 16), -1, np.float16)
+        save_case(store, name, StoredCase(image, empty, np.zeros((0, 4), np.int16)))
+    job = make_job(tmp_path, store, plan_file, "nothing", max_epochs=40, dice_weight=0.0)
+    run_job(job)
+    result = json.loads((job.output / "result.json").read_text())
+    assert result["best_validation_dice"] in (None, 0.0)
+    if result["best_validation_dice"] is None:
+        assert result["best_epoch"] == 40
