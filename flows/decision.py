@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import json
 import math
 import os
@@ -18,7 +17,8 @@ from typing import Any
 
 from flows.archive import REGISTRY, VERSIONS, Version, list_versions
 from flows.environment import STATE
-from flows.model_files import load_json, save_json
+from flows.model_files import ModelFiles, load_json, save_json
+from flows.provenance import user_name
 from pipeline.cases import load_cases
 from pipeline.comparison import paired_gate
 from pipeline.config import RegisterParams
@@ -32,10 +32,8 @@ Record = dict[str, Any]
 
 def load_decision(name: str) -> Record:
     """The last decision about a registered model; empty when there is none."""
-    for path in (VERSIONS / name / DECISION, REGISTRY / DECISION):
-        if path.is_file() and (decision := load_json(path, "register")).get("name") == name:
-            return decision
-    return {}
+    path = VERSIONS / name / DECISION
+    return load_json(path, "register") if path.is_file() else {}
 
 
 def decide(present: Sequence[str], params: RegisterParams) -> Record:
@@ -70,13 +68,13 @@ def decide(present: Sequence[str], params: RegisterParams) -> Record:
     return {**outcome, "decided": decided, "versions": lines}
 
 
-def metric_value(version: Version, metric: str) -> float | None:
-    """A metric of a scored version, None where it is undefined.
+def metric_value(files: ModelFiles, metric: str) -> float | None:
+    """A metric of a scored model, None where it is undefined.
 
     Raises:
         SegtrailError: There is no such metric.
     """
-    metrics: dict[str, float | None] = version.files.load_metrics()["metrics"]
+    metrics: dict[str, float | None] = files.load_metrics()["metrics"]
     parse_metric(metric)
     if metric not in metrics:
         legal = [name for name in metrics if f"{name}_ci_low" in metrics and name.startswith("test/")]
@@ -86,7 +84,7 @@ def metric_value(version: Version, metric: str) -> float | None:
 
 def _choose(present: Sequence[str], versions: dict[str, Version], metric: str, earlier: Record) -> str | None:
     """The best model that is present; among equals the earlier challenger, the champion, the first."""
-    values = {sha256: metric_value(versions[sha256], metric) for sha256 in present}
+    values = {sha256: metric_value(versions[sha256].files, metric) for sha256 in present}
     ranks = {sha256: rank(metric, value) for sha256, value in values.items() if value is not None}
     best = [sha256 for sha256, value in ranks.items() if value == max(ranks.values())]
     for preferred in (earlier.get("challenger"), earlier.get("champion_after")):
@@ -196,7 +194,8 @@ def _verdict(bundle_sha256: str, outcome: Record, judged: dict[str, Record]) -> 
 def save_decision(decision: Record) -> None:
     """Writes the decision, and one audit line when the log does not hold it yet.
 
-    The log comes first: a run that is killed in between decides again and finds its line there.
+    The log comes first: a run that is killed in between decides again and finds its line there. The decision
+    is kept for each name; `data/registry/decision.json` shows the last one.
     """
     name = decision["name"]
     _append_audit(decision)
@@ -214,7 +213,7 @@ def _append_audit(decision: Record) -> None:
     last = next((line for line in reversed(load_audit()) if line["what"]["name"] == what["name"]), None)
     line = {
         "when": decision["decided"],
-        "who": f"{_user()}@{socket.gethostname()}",
+        "who": f"{user_name()}@{socket.gethostname()}",
         "by": "gate",
         "what": what,
         "why": decision["reasons"],
@@ -241,10 +240,3 @@ def load_audit(path: Path = AUDIT) -> list[Record]:
         except ValueError:
             continue
     return lines
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container without an entry for the user id
-        return f"uid {os.getuid()}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -50,6 +52,14 @@ def collect_digests(model: str | None = None) -> dict[str, str]:
         "data_digest": data_digest(dataset),
         "dvc_lock_sha256": lock_digest(dataset, model),
     }
+
+
+def user_name() -> str:
+    """Who works here; the number of the user where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"uid {os.getuid()}"
 
 
 def git_commit() -> str:

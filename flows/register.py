@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 
 from prefect import flow
 
 from flows import tracking
 from flows.archive import archive_model, remove_leftovers
-from flows.decision import Record, decide, save_decision
+from flows.decision import Record, decide, metric_value, save_decision
 from flows.environment import STATE
-from flows.model_files import check_present, present_files
+from flows.locks import LockBusyError, hold
+from flows.model_files import check_present, load_json, present_files
 from flows.stage import run_stage
 from pipeline.config import Params, load_params
+from pipeline.errors import SegtrailError
 
 LOGGER = logging.getLogger("segtrail")
-LOCK = STATE / "register.lock"
-
-
-@contextmanager
-def register_lock() -> Iterator[None]:
-    """Lets one process at a time write archive, decision and aliases; others wait."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            LOGGER.info("another register is at work; waiting for it (%s)", LOCK)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+LOCK = STATE / "register.lock"  # one process at a time writes archive, decision and aliases
+CHECKPOINTS = STATE / "checkpoints"
 
 
 def register_models(params: Params) -> tuple[Record, dict[str, str]]:
@@ -45,13 +35,55 @@ def register_models(params: Params) -> tuple[Record, dict[str, str]]:
     """
     name = params.register_.model_name
     check_present(params.models)
-    with register_lock():
+    for model in params.models:  # a misspelt metric stops before anything is written
+        metric_value(present_files(model), params.register_.metric)
+    with hold(LOCK, "register", say=lambda line: LOGGER.info("%s", line)):
         remove_leftovers()
         predict = params.predict.model_dump(mode="json")
         present = [archive_model(name, present_files(model), predict) for model in params.models]
         decision = decide(present, params.register_)
         save_decision(decision)
+        for model in params.models:
+            prune_scratch(model)
         return decision, tracking.reconcile()
+
+
+def prune_scratch(model: str) -> None:
+    """Deletes the scratch folder of an archived training, and older ones that nobody will continue.
+
+    Folders of a training at work stay: it holds their lock.
+
+    Args:
+        model: Name of the model; it has been archived.
+    """
+    bundle_sha256 = present_files(model).load_run()["bundle_sha256"]
+    folders = [path for path in (CHECKPOINTS / model).glob("*") if path.is_dir()]
+    done = [folder for folder in folders if _finished_bundle(folder) == bundle_sha256]
+    if not done:
+        return
+    newest = max(_last_change(folder) for folder in done)
+    for folder in folders:
+        if folder not in done and _last_change(folder) >= newest:
+            continue
+        try:
+            with hold(folder / "lock", "deleting a finished training", wait=False):
+                shutil.rmtree(folder, ignore_errors=True)
+        except LockBusyError:
+            continue
+
+
+def _finished_bundle(folder: Path) -> str | None:
+    """sha256 of the bundle that a training left in its scratch folder, None while it has not finished."""
+    try:
+        return str(load_json(folder / "finished" / "run.json", "train").get("bundle_sha256"))
+    except SegtrailError:
+        return None
+
+
+def _last_change(folder: Path) -> float:
+    # Not the folder's own time: taking the lock makes a file in it.
+    times = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+    return max(times, default=folder.stat().st_mtime)
 
 
 def summarise(decision: Record, numbers: Mapping[str, str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 
 from flows.model_files import ModelFiles
+from flows.provenance import user_name
 
 LONGEST_PARAM = 6000
 
@@ -36,7 +36,7 @@ def run_tags(model: str, provenance: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.source.name": f"flows.train {model}",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": str(provenance.get("git_commit", "unknown")),
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": user_name(),
         "segtrail.model": model,
         "segtrail.host": socket.gethostname(),
         **provenance_tags(provenance),

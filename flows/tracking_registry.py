@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
@@ -28,7 +25,16 @@ from flows.tracking_content import (
     summarise_markdown,
 )
 from flows.tracking_run import METRICS_TIME, log_metrics, sync_run
-from flows.tracking_store import MISSING, ensure_experiment, local_path, open_client, tolerate
+from flows.tracking_store import (
+    MISSING,
+    ensure_experiment,
+    find_dead_runs,
+    get_logged_model,
+    local_path,
+    open_client,
+    store_exists,
+    tolerate,
+)
 from pipeline.errors import SegtrailError, unknown_name
 
 LOGGER = logging.getLogger("segtrail")
@@ -49,41 +55,60 @@ def reconcile() -> dict[str, str]:
     numbers: dict[str, str] = {}
     with tolerate("bringing the registry up to date"):
         client = open_client()
+        for run in find_dead_runs(client):  # first: a store that is away is asked once, not once a name
+            client.set_terminated(run.info.run_id, "KILLED")
         for name in list_names():
-            numbers |= _reconcile_model(client, name)
-        _end_dead_runs(client)
+            with tolerate(f"bringing {name} up to date"):
+                numbers |= _reconcile_model(client, name)
     return numbers
 
 
 def _reconcile_model(client: MlflowClient, name: str) -> dict[str, str]:
     versions, decision = list_versions(name), load_decision(name)
+    _ensure_registered_model(client, name)
     known = _known_versions(client, name)
     numbers = {}
     for version in versions:
         run_id = sync_run(client, version.files)
-        registered = known.get(version.bundle_sha256)
-        if registered is None:
-            registered = _register(client, version, run_id, _version_tags(version, decision))
-        else:
-            _refresh(client, version, registered, run_id)
+        if version.bundle_sha256 in known:
+            registered, logged = known[version.bundle_sha256]
+            _refresh(client, version, registered, logged, run_id)
             _set_tags(client, registered, _version_tags(version, decision))
+        else:
+            registered = _register(client, version, run_id, _version_tags(version, decision))
         numbers[version.bundle_sha256] = str(registered.version)
     _set_aliases(client, name, decision, numbers)
     return numbers
 
 
-def _known_versions(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     try:
         client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code != MISSING:
             raise
         client.create_registered_model(name, description="Versions and aliases follow data/registry.")
-        return {}
+
+
+def _search_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Versions that `register` has made, oldest first; none when the name is unknown."""
     found = client.search_model_versions(f"name = '{name}'", max_results=10_000)
-    # The oldest of several with one bundle: the one that people have noted down.
-    ordered = sorted(found, key=lambda version: int(version.version), reverse=True)
-    return {version.tags[SHA256]: version for version in ordered if SHA256 in version.tags}
+    return sorted((v for v in found if SHA256 in v.tags), key=lambda version: int(version.version))
+
+
+def _known_versions(client: MlflowClient, name: str) -> dict[str, tuple[ModelVersion, LoggedModel]]:
+    """The version of each bundle that can be loaded, with its logged model, by sha256.
+
+    Of several with one bundle the oldest: the one that people have noted down. A version whose logged model
+    has been deleted counts as not registered.
+    """
+    known: dict[str, tuple[ModelVersion, LoggedModel]] = {}
+    for version in _search_versions(client, name):
+        if version.tags[SHA256] not in known:
+            logged = get_logged_model(client, str(version.source).removeprefix("models:/"))
+            if logged is not None:
+                known[version.tags[SHA256]] = (version, logged)
+    return known
 
 
 def _register(client: MlflowClient, version: Version, run_id: str, tags: dict[str, str]) -> ModelVersion:
@@ -103,7 +128,7 @@ def _register(client: MlflowClient, version: Version, run_id: str, tags: dict[st
         _upload(client, logged, version, run_id)
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    _log_model_metrics(client, logged.model_id, version, run_id)
+    _log_model_metrics(client, logged, version, run_id)
     return client.create_model_version(
         version.name,
         source=f"models:/{logged.model_id}",
@@ -124,17 +149,17 @@ def _is_whole(model: LoggedModel) -> bool:
     return folder is None or (folder / "MLmodel").is_file()
 
 
-def _refresh(client: MlflowClient, version: Version, registered: ModelVersion, run_id: str) -> None:
+def _refresh(
+    client: MlflowClient, version: Version, registered: ModelVersion, logged: LoggedModel, run_id: str
+) -> None:
     """Restores lost artifacts of a version and follows new scores and settings."""
-    model_id = str(registered.source).removeprefix("models:/")
-    logged = client.get_logged_model(model_id)
     if not _is_whole(logged) or registered.tags.get(SERVED) != _served_digest(version):
         _upload(client, logged, version, run_id)
         client.set_model_version_tag(version.name, registered.version, SERVED, _served_digest(version))
     description = summarise_markdown(version.files)
     if registered.description != description:
         client.update_model_version(version.name, registered.version, description)
-        _log_model_metrics(client, model_id, version, run_id)
+    _log_model_metrics(client, logged, version, run_id)
 
 
 def _served_digest(version: Version) -> str:
@@ -148,17 +173,17 @@ def _upload(client: MlflowClient, logged: LoggedModel, version: Version, run_id:
     save_served_model(client, logged, version, run_id)
 
 
-def _log_model_metrics(client: MlflowClient, model_id: str, version: Version, run_id: str) -> None:
+def _log_model_metrics(client: MlflowClient, logged: LoggedModel, version: Version, run_id: str) -> None:
     """Attaches the run's test metrics to the logged model, each moment once: MLflow refuses a second time."""
     moment = int(client.get_run(run_id).data.tags.get(METRICS_TIME, "0"))
-    present = {(m.key, m.timestamp) for m in client.get_logged_model(model_id).metrics or []}
-    wanted = evaluation_metrics(version.files, moment, model_id)
+    present = {(m.key, m.timestamp) for m in logged.metrics or []}
+    wanted = evaluation_metrics(version.files, moment, logged.model_id)
     log_metrics(client, run_id, [m for m in wanted if (m.key, m.timestamp) not in present])
 
 
 def _version_tags(version: Version, decision: Record) -> dict[str, str]:
     tags = {"segtrail.model": version.model, **provenance_tags(version.files.provenance or {})}
-    lines: list[Record] = decision["versions"]
+    lines: list[Record] = decision.get("versions", [])
     line = next((v for v in lines if v["bundle_sha256"] == version.bundle_sha256), {})
     if line.get("value") is not None:
         tags[f"segtrail.{legal_name(line['metric'])}"] = f"{line['value']:.4f}"
@@ -183,47 +208,43 @@ def _set_aliases(client: MlflowClient, name: str, decision: Record, numbers: Map
             client.set_registered_model_alias(name, alias, number)
 
 
-def _end_dead_runs(client: MlflowClient) -> None:
-    """Marks runs as killed whose process on this machine is gone: `kill -9` leaves them running for ever."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    filter_ = f"attributes.status = 'RUNNING' and tags.`segtrail.host` = '{socket.gethostname()}'"
-    for run in client.search_runs(experiments, filter_):
-        pid = run.data.tags.get("segtrail.pid", "")
-        if pid.isdigit() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
-            client.set_terminated(run.info.run_id, "KILLED")
+def find_bundle(name: str, version: str) -> tuple[Path, str, dict[str, Any]]:
+    """The bundle behind `NAME@ALIAS` or `NAME@NUMBER`.
 
-
-def find_bundle(name: str, version: str) -> tuple[Path, str]:
-    """Folder of the bundle behind `NAME@ALIAS` or `NAME@NUMBER`.
-
-    Aliases are looked up in the files, so that they also work where the archive alone is (`dvc pull`).
+    Aliases are looked up in the files, so that they also work where the archive alone is (`dvc pull`). Nothing
+    is created in MLflow.
 
     Args:
         name: Registered model.
         version: "champion", "challenger", or the number of a version in MLflow.
 
     Returns:
-        The folder and the number of the version, "unknown" when MLflow has no number for it.
+        The bundle's folder, the number of the version ("unknown" when MLflow has none for it), and the section
+        `predict` it was scored with.
 
     Raises:
         SegtrailError: There is no such model, alias or version.
     """
+    place = f"{name}@{version}"
     if name not in list_names():
-        raise unknown_name(
-            "registered model", name, list_names() or ["(none yet: dvc repro)"], f"{name}@{version}"
-        )
-    known: dict[str, ModelVersion] = {}
-    with tolerate("looking up a version"):
-        known = _known_versions(open_client(), name)
-    numbers = {sha256: str(registered.version) for sha256, registered in known.items()}
-    sha256: Any = None
+        raise unknown_name("registered model", name, list_names() or ["(none yet: dvc repro)"], place)
+    numbers: dict[str, str] = {}  # bundle sha256 by number
+    current: dict[str, str] = {}  # number by bundle sha256
+    if store_exists():
+        with tolerate("looking up a version"):
+            client = open_client()
+            numbers = {str(found.version): found.tags[SHA256] for found in _search_versions(client, name)}
+            known = _known_versions(client, name)
+            current = {sha256: str(found.version) for sha256, (found, _) in known.items()}
     if version in ALIASES:
         sha256 = load_decision(name).get(ALIASES[version])
         if sha256 is None:
-            raise SegtrailError(f"{name} has no {version}", f"{name}@{version}", "dvc repro register")
+            raise SegtrailError(f"{name} has no {version}", place, "dvc repro register")
+        number = current.get(sha256, UNKNOWN)
     else:
-        sha256 = next((key for key, number in numbers.items() if number == version.removeprefix("v")), None)
-        if sha256 is None:
-            raise unknown_name("version", version, [*ALIASES, *numbers.values()], f"{name}@{version}")
+        number = version.removeprefix("v")
+        if number not in numbers:
+            raise unknown_name("version", version, [*ALIASES, *numbers], place)
+        sha256 = numbers[number]
     found = load_version(version_folder(name, sha256))
-    return found.files.folder, numbers.get(sha256, UNKNOWN)
+    return found.files.folder, number, found.predict

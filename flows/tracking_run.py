@@ -77,6 +77,10 @@ def sync_run(client: MlflowClient, files: ModelFiles) -> str:
                 repository.delete_artifacts(part.folder)  # type: ignore[no-untyped-call]
             part.write(client, run)
             client.set_tag(run.info.run_id, part.tag, part.digest)
+    if (
+        run.info.status != "FINISHED"
+    ):  # MLflow was away when it ended: only a finished training has a `run.json`
+        client.set_terminated(run.info.run_id, "FINISHED", _milliseconds(files.load_run().get("finished")))
     return str(run.info.run_id)
 
 
@@ -87,7 +91,7 @@ def _find_or_create(client: MlflowClient, files: ModelFiles) -> Run:
     run = find_run(client, experiment_id, run_id)
     if run is not None:
         return run
-    started, finished = (_milliseconds(str(record.get(key, ""))) for key in ("started", "finished"))
+    started, finished = (_milliseconds(record.get(key)) for key in ("started", "finished"))
     tags = run_tags(files.model, bundle.get("provenance", {}))
     run = client.create_run(
         experiment_id,
@@ -99,9 +103,10 @@ def _find_or_create(client: MlflowClient, files: ModelFiles) -> Run:
     return client.get_run(run.info.run_id)
 
 
-def _milliseconds(iso: str) -> int | None:
+def _milliseconds(iso: Any) -> int | None:
+    """Milliseconds since 1970, None when it is no time."""
     try:
-        return round(datetime.fromisoformat(iso).timestamp() * 1000)
+        return round(datetime.fromisoformat(str(iso)).timestamp() * 1000)
     except ValueError:
         return None
 
@@ -195,19 +200,27 @@ def _uploader(paths: Sequence[Path], folder: str) -> Callable[[MlflowClient, Run
 
 
 def _log_history(client: MlflowClient, run: Run, files: ModelFiles) -> None:
-    """Logs the points of the curves that the run lacks, each at the time it was reached."""
+    """Logs the points of the curves that the run lacks, each at the time it was reached.
+
+    Where the run holds another value, of an epoch that a resumed training has repeated, the new point gets a
+    later time: MLflow shows the latest value of a step.
+    """
     with (files.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    known = {
-        key: {point.step for point in client.get_metric_history(run.info.run_id, key)}
+    latest = {
+        (key, point.step): point
         for key in {name for row in rows for name in epoch_metrics(row)} & run.data.metrics.keys()
+        for point in sorted(client.get_metric_history(run.info.run_id, key), key=lambda p: p.timestamp)
     }
-    missing = [
-        Metric(name, value, run.info.start_time + round(float(row["minutes"]) * 60_000), int(row["epoch"]))
-        for row in rows
-        for name, value in epoch_metrics(row).items()
-        if int(row["epoch"]) not in known.get(name, ())
-    ]
+    missing = []
+    for row in rows:
+        epoch, moment = int(row["epoch"]), run.info.start_time + round(float(row["minutes"]) * 60_000)
+        for name, value in epoch_metrics(row).items():
+            known = latest.get((name, epoch))
+            if known is None:
+                missing.append(Metric(name, value, moment, epoch))
+            elif known.value != value:
+                missing.append(Metric(name, value, max(moment, known.timestamp + 1), epoch))
     log_metrics(client, run.info.run_id, missing)
 
 

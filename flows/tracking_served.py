@@ -33,13 +33,13 @@ def save_served_model(client: MlflowClient, logged: LoggedModel, version: Versio
         pyfunc.save_model(
             str(target),
             mlflow_model=Model(
-                artifact_path=logged.artifact_location,
+                artifact_path=version.model,
                 model_uuid=logged.model_id,
                 run_id=run_id,
                 model_id=logged.model_id,
             ),
             python_model=str(MODEL_CODE),
-            artifacts={"bundle": str(version.files.folder.resolve())},
+            artifacts={"bundle": str(version.files.folder)},
             code_paths=[str(LIBRARY)],
             signature=build_signature(version),
             input_example=pd.DataFrame(
@@ -48,7 +48,15 @@ def save_served_model(client: MlflowClient, logged: LoggedModel, version: Versio
             pip_requirements=serving_requirements(),
             metadata={"name": version.name, "bundle_sha256": version.bundle_sha256},
         )
+        _forget_folders(target / "MLmodel")
         client.log_model_artifacts(logged.model_id, str(target))
+
+
+def _forget_folders(path: Path) -> None:
+    """Leaves the name of the code file alone in `MLmodel`: MLflow notes where on this machine it came from."""
+    saved = Model.load(path)
+    saved.flavors[pyfunc.FLAVOR_NAME]["model_code_path"] = MODEL_CODE.name
+    saved.save(path)
 
 
 def build_signature(version: Version) -> ModelSignature:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,12 +13,13 @@ from pathlib import Path
 
 from alembic.util.exc import CommandError
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities import Experiment, LoggedModel, Run, ViewType
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows.environment import STATE
+from flows.locks import is_alive
 
 LOGGER = logging.getLogger("segtrail")
 ARTIFACTS = "mlartifacts"
@@ -161,6 +163,30 @@ def get_run(client: MlflowClient, run_id: str) -> Run | None:
         if error.error_code != MISSING:
             raise
         return None
+
+
+def get_logged_model(client: MlflowClient, model_id: str) -> LoggedModel | None:
+    """A logged model by its id, None when the store does not know it or it has been deleted."""
+    try:
+        return client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != MISSING:
+            raise
+        return None
+
+
+def store_exists() -> bool:
+    """Whether there is a store to look things up in; opening one that is a file would create it."""
+    uri = tracking_uri()
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
+
+
+def find_dead_runs(client: MlflowClient) -> list[Run]:
+    """Runs that say RUNNING although their process on this machine is gone, as after `kill -9`."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    filter_ = f"attributes.status = 'RUNNING' and tags.`segtrail.host` = '{socket.gethostname()}'"
+    pids = [(run, run.data.tags.get("segtrail.pid", "")) for run in client.search_runs(experiments, filter_)]
+    return [run for run, pid in pids if pid.isdigit() and not is_alive(int(pid))]
 
 
 def local_path(uri: str) -> Path | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow_store import delete_store, forget_stores, link_code
 
-from flows import register, tracking
-from flows.archive import list_versions, version_folder
+from flows import register, tracking, tracking_registry
+from flows.archive import Version, list_versions, version_folder
 from flows.decision import load_audit
+from flows.locks import find_holder, hold
+from pipeline import config
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 
@@ -151,6 +152,8 @@ def test_the_version_is_an_mlflow_model_without_pickle(registered: str) -> None:
     assert str(logged.status) == "READY"
     assert {metric.key: metric.value for metric in logged.metrics}["test/dice"] == pytest.approx(0.825)
     assert f"nibabel=={__import__('nibabel').__version__}" in (folder / "requirements.txt").read_text()
+    text = (folder / "MLmodel").read_text()
+    assert not [line for line in text.splitlines() if ": /" in line]  # no path of this machine
     from mlflow.models import get_model_info
 
     signature = get_model_info(str(folder)).signature
@@ -284,6 +287,46 @@ def test_deleted_version_of_the_champion(three: tuple[str, str, str]) -> None:
     assert sorted(versions().values()) == sorted(three)
 
 
+def test_deleted_logged_models(three: tuple[str, str, str], messages: list[str]) -> None:
+    for model in client().search_logged_models(["1"]):
+        client().delete_logged_model(model.model_id)
+    assert run_register()[1] == dict(zip(three, "456", strict=True))
+    assert not any("the files are safe" in line for line in messages)
+    assert aliases() == {"champion": three[1], "challenger": three[2]}
+    client().get_logged_model(client().get_model_version("phantom", "5").source.removeprefix("models:/"))
+    assert run_register()[1] == dict(zip(three, "456", strict=True))  # and no others later
+    assert len(versions()) == 6
+    folder, number, _ = tracking.find_bundle("phantom", "2")  # the files of the old number are still there
+    assert ((folder / "model.safetensors").read_text(), number) == ("two", "2")
+
+
+def test_trouble_with_one_name_leaves_the_others(
+    registered: str, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("model_name: phantom", "model_name: zebra"))
+    real = tracking_registry.list_versions
+
+    def fail(name: str) -> list[Version]:
+        if name == "phantom":
+            raise MlflowException("broken")
+        return real(name)
+
+    monkeypatch.setattr(tracking_registry, "list_versions", fail)
+    assert run_register()[1] == {registered: "1"}
+    assert client().get_model_version_by_alias("zebra", "champion").version in (1, "1")
+    assert [line for line in messages if "phantom" in line and "broken" in line]
+
+
+def test_archive_without_a_decision(registered: str) -> None:
+    Path("data/registry/versions/phantom/decision.json").unlink()
+    assert tracking.reconcile() == {registered: "1"}
+    assert aliases() == {}
+    decision = run_register()[0]
+    assert decision["champion_after"] == registered
+    assert aliases() == {"champion": registered, "challenger": registered}
+
+
 def test_deleted_artifacts(three: tuple[str, str, str], project: Path) -> None:
     shutil.rmtree(project / ".segtrail" / "mlartifacts")
     run_register()
@@ -363,7 +406,18 @@ def test_new_scores_of_the_same_model(registered: str) -> None:
     )
 
 
-def test_the_best_of_several_models_is_challenger(tracked: Path) -> None:
+def test_new_scores_that_no_description_shows(registered: str) -> None:
+    path = Path("data/metrics/unet/metrics.json")
+    record = json.loads(path.read_text())
+    record["metrics"]["test/vessel/assd_mm"] = 1.25
+    made.write_json(record, path)
+    run_register()
+    (logged,) = client().search_logged_models(["1"])
+    assert {metric.key: metric.value for metric in logged.metrics}["test/vessel/assd_mm"] == 1.25
+
+
+def test_the_best_of_several_models_is_challenger(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "NETWORK_NAMES", ("unet", "wide"))
     made.write_project(("unet", "wide"))
     first, second = made.train("unet", "a", minute=1), made.train("wide", "b", minute=2)
     made.evaluate("unet", GOOD)
@@ -435,13 +489,19 @@ def test_clear_errors(tracked: Path) -> None:
     Path("params.yaml").write_text(text.replace("metric: test/dice", "metric: test/dize"))
     with pytest.raises(SegtrailError, match=r"unknown metric 'test/dize'[\s\S]*test/dice, test/hd95_mm"):
         run_register()
+    assert not Path("data/registry").exists()
     Path("params.yaml").write_text(text)
     run_register()
     (champion,) = Path("data/registry/versions/phantom").glob("*/version.json")
     shutil.rmtree(champion.parent)
     made.train("unet", "two", minute=2)
-    with pytest.raises(SegtrailError, match=r"is not in the archive[\s\S]*dvc checkout data/registry"):
+    with pytest.raises(
+        SegtrailError, match=r"is not in the archive[\s\S]*dvc checkout data/registry"
+    ) as caught:
         run_register()
+    assert caught.value.fix.endswith("or delete data/registry/versions/phantom/decision.json to choose anew")
+    Path("data/registry/versions/phantom/decision.json").unlink()
+    assert run_register()[0]["reasons"] == ["there was no champion"]
 
 
 def test_damaged_bundles_are_not_registered(tracked: Path) -> None:
@@ -475,9 +535,13 @@ def test_audit_goes_on_after_a_torn_line(registered: str) -> None:
 
 
 def test_find_bundle(three: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, number = tracking.find_bundle("phantom", "champion")
+    folder, number, predict = tracking.find_bundle("phantom", "champion")
     assert ((folder / "model.safetensors").read_text(), number) == ("two", "2")
-    folder, number = tracking.find_bundle("phantom", "1")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("overlap: 0.5", "overlap: 0.25"))
+    assert load_params().predict.overlap == 0.25
+    assert predict["overlap"] == 0.5  # as it was scored
+    folder, number, _ = tracking.find_bundle("phantom", "1")
     assert ((folder / "model.safetensors").read_text(), number) == ("one", "1")
     with pytest.raises(SegtrailError, match=r"unknown version '9'[\s\S]*champion"):
         tracking.find_bundle("phantom", "9")
@@ -485,44 +549,85 @@ def test_find_bundle(three: tuple[str, str, str], monkeypatch: pytest.MonkeyPatc
         tracking.find_bundle("x", "champion")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    folder, number = tracking.find_bundle("phantom", "challenger")  # `dvc pull` alone is enough
+    folder, number, _ = tracking.find_bundle("phantom", "challenger")  # `dvc pull` alone is enough
     assert ((folder / "model.safetensors").read_text(), number) == ("three", "unknown")
+
+
+def test_a_look_up_creates_nothing(registered: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client().delete_registered_model("phantom")
+    assert tracking.find_bundle("phantom", "champion")[1] == "unknown"
+    assert client().search_registered_models() == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/none/mlflow.db")
+    assert tracking.find_bundle("phantom", "champion")[1] == "unknown"
+    assert not (project / "none").exists()
 
 
 def test_runs_of_killed_processes_are_ended(registered: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    child.wait()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie: nobody has collected it
     own = tracking.start_training_run("unet", {}, {"dataset": "phantom", "data_digest": "d"})
     dead = tracking.start_training_run("unet", {}, {"dataset": "phantom", "data_digest": "d"})
     assert own is not None
     assert dead is not None
     client().set_tag(dead, "segtrail.pid", str(child.pid))
     run_register()
+    child.wait()
     assert client().get_run(dead).info.status == "KILLED"
     assert client().get_run(own).info.status == "RUNNING"
     for run_id in (own, dead):
         tracking.finish_training_run(run_id, "FAILED")
 
 
-def _hold_lock(ready: Any, release: Any) -> None:
-    with register.register_lock():
-        ready.set()
-        release.wait(20)
+def test_one_register_at_a_time(registered: str, messages: list[str]) -> None:
+    release, taken = threading.Event(), threading.Event()
 
+    def other() -> None:
+        with hold(register.LOCK, "register"):
+            taken.set()
+            release.wait(20)
 
-def test_one_register_at_a_time(project: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
-    context = multiprocessing.get_context("fork")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold_lock, args=(ready, release))
+    holder = threading.Thread(target=other)
     holder.start()
-    assert ready.wait(20)
-    context.Process(target=lambda: (time.sleep(0.5), release.set())).start()
-    started = time.monotonic()
-    with register.register_lock():
-        waited = time.monotonic() - started
+    assert taken.wait(20)
+    threading.Timer(0.3, release.set).start()
+    run_register()
     holder.join()
-    assert waited > 0.3
-    assert any("another register is at work" in line for line in messages)
+    assert any("waiting for process" in line and "(register)" in line for line in messages)
+    assert find_holder(register.LOCK) is None
+
+
+def write_scratch(key: str, bundle_sha256: str | None, age_s: int) -> Path:
+    """A training's scratch folder, finished when it has the sha256 of a bundle."""
+    folder = Path(".segtrail/checkpoints/unet") / key
+    folder.mkdir(parents=True)
+    for name in ("lock", "last.ckpt"):
+        (folder / name).touch()
+    if bundle_sha256 is not None:
+        made.write_json({"bundle_sha256": bundle_sha256}, folder / "finished" / "run.json")
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (10**9 - age_s, 10**9 - age_s))
+    return folder
+
+
+def test_scratch_of_registered_trainings_is_deleted(registered: str) -> None:
+    done, abandoned = write_scratch("done", registered, 20), write_scratch("abandoned", None, 30)
+    newer, at_work = write_scratch("newer", None, 10), write_scratch("at_work", None, 40)
+    other = Path(".segtrail/checkpoints/other/key")
+    other.mkdir(parents=True)
+    with hold(at_work / "lock", "a training"):
+        os.utime(at_work / "lock", (10**9 - 40, 10**9 - 40))
+        run_register()
+    assert [folder.exists() for folder in (done, abandoned, newer, at_work, other)] == [
+        False, False, True, True, True,
+    ]  # fmt: skip
+
+
+def test_scratch_of_a_training_that_is_not_registered_stays(registered: str) -> None:
+    kept = [write_scratch("other", "another bundle", 20), write_scratch("begun", None, 30)]
+    torn = write_scratch("torn", "", 10)
+    (torn / "finished" / "run.json").write_text("{")
+    run_register()
+    assert all(folder.is_dir() for folder in (*kept, torn))
 
 
 def test_summary_table(three: tuple[str, str, str]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mlflow.entities import Run, ViewType
 from mlflow_store import delete_store, forget_stores
 
 from flows import tracking, tracking_store
-from flows.tracking_content import epoch_metrics, flatten_params, legal_name
+from flows.tracking_content import epoch_metrics, flatten_params, legal_name, run_tags
 
 PROVENANCE = {
     "dataset": "phantom",
@@ -75,6 +76,14 @@ def test_names_of_epoch_metrics() -> None:
     }  # fmt: skip
     assert epoch_metrics({"epoch": 1, "train_loss": "nan"}) == {}
     assert legal_name("test/Tumor+oedema/dice") == "test/Tumor_oedema/dice"
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    assert run_tags("unet", PROVENANCE)["mlflow.user"] == f"uid {os.getuid()}"
 
 
 def test_flattened_params() -> None:
@@ -160,6 +169,39 @@ def test_a_run_holds_what_the_files_hold(evaluated: str) -> None:
     assert "| test/dice | 0.7500 | 0.7400 to 0.7600 | 6 |" in run.data.tags["mlflow.note.content"]
     (data,) = run.inputs.dataset_inputs
     assert json.loads(data.dataset.profile) == {"cases": {"train": 6, "validation": 0, "test": 6}}
+
+
+def test_a_training_that_ended_while_mlflow_was_away(tracked: Path) -> None:
+    made.write_project()
+    run_id = tracking.start_training_run("unet", {}, PROVENANCE)
+    assert run_id is not None
+    tracking._LIVE.pop(run_id).monitor.finish()  # type: ignore[union-attr, no-untyped-call]
+    made.train("unet", "weights", run_id=run_id, minute=7)
+    for status in ("RUNNING", "KILLED"):
+        client().update_run(run_id, status=status)
+        assert tracking.record_training("unet") == run_id
+        info = client().get_run(run_id).info
+        assert info.status == "FINISHED"
+        assert info.end_time == datetime(2026, 11, 21, 12, 7, tzinfo=UTC).timestamp() * 1000
+
+
+def test_repeated_epochs_get_the_values_of_the_resumed_training(tracked: Path) -> None:
+    made.write_project()
+    run_id = tracking.start_training_run("unet", {}, PROVENANCE)
+    assert run_id is not None
+    for epoch, loss in ((1, "1.0"), (2, "0.75")):  # killed; epoch 2 is trained again, with another loss
+        tracking.log_epoch(run_id, {"epoch": epoch, "train_loss": loss})
+    tracking.finish_training_run(run_id, "KILLED")
+    made.train("unet", "weights", run_id=run_id)
+    tracking.record_training("unet")
+    points = client().get_metric_history(run_id, "train/loss")
+    assert sorted((p.step, p.value) for p in points) == [
+        (1, 1.0),
+        (2, 0.5),
+        (2, 0.75),
+        (3, pytest.approx(1 / 3)),
+    ]
+    assert max((p.timestamp, p.value) for p in points if p.step == 2)[1] == 0.5
 
 
 def test_recording_again_writes_nothing(evaluated: str) -> None:
