@@ -1,7 +1,5 @@
 """The outside world: one thin Prefect flow a stage, MLflow tracking, the command line."""
 
-import os
-
 from flows.environment import configure, use_project_interpreter
 
 use_project_interpreter()
@@ -9,5 +7,5 @@ configure()
 
 from flows import servers  # (psutil is there only in the project's interpreter)
 
-if servers.is_stage() and not os.environ.get("SEGTRAIL_NO_PREFECT"):
+if servers.is_stage() and servers.is_recording():
     servers.find_server()  # starts while the stage imports its libraries

@@ -15,7 +15,7 @@ from typing import IO
 
 from flows.environment import STATE
 from flows.locks import hold
-from flows.servers import OWNER, end_group, find_server
+from flows.servers import OWNER, end_group, find_server, interrupt_on, is_recording
 from flows.summary import summarise
 from pipeline.errors import SegtrailError
 
@@ -111,7 +111,7 @@ def run_repro(arguments: Sequence[str], devices: str = "auto", wait: bool = True
     command = " ".join(["segtrail repro", *arguments])
     with hold(LOCK, command, wait, lambda line: _write(f"segtrail: {line}\n")) as descriptor:
         os.environ[OWNER] = str(os.getpid())
-        server = find_server()  # starts while DVC starts
+        server = find_server() if is_recording() else None  # starts while DVC starts
         console = Console(_write)
         try:
             code = _run_dvc(arguments, devices, descriptor, console)
@@ -119,7 +119,8 @@ def run_repro(arguments: Sequence[str], devices: str = "auto", wait: bool = True
             if code == 0:
                 _write(summarise(console.seconds, time.monotonic() - started))
         finally:
-            server.stop()
+            if server is not None:
+                server.stop()
     return code
 
 
@@ -177,7 +178,7 @@ def _run_dvc(arguments: Sequence[str], devices: str, lock: int, console: Console
     )
     reader = threading.Thread(target=_read, args=(process.stdout, console), daemon=True)
     reader.start()
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    interrupt_on(signal.SIGTERM, signal.SIGHUP)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -188,18 +189,11 @@ def _run_dvc(arguments: Sequence[str], devices: str, lock: int, console: Console
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         end_group(process)
         reader.join(timeout=5)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _read(pipe: IO[bytes] | None, console: Console) -> None:
     for line in pipe or ():
         console.line(line.decode("utf-8", errors="replace"))
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _write(text: str) -> None:

@@ -78,6 +78,11 @@ def is_stage() -> bool:
     return module.startswith("flows.") and module.removeprefix("flows.") not in ("cli", "prefect_server")
 
 
+def is_recording() -> bool:
+    """Whether stages are recorded by Prefect; `SEGTRAIL_NO_PREFECT=1` turns it off."""
+    return not os.environ.get("SEGTRAIL_NO_PREFECT")
+
+
 @cache
 def find_server() -> PrefectServer:
     """The server that records a stage: that of `PREFECT_API_URL`, that of the DVC process, or a new one.
@@ -156,6 +161,20 @@ def find_owners() -> list[int]:
         except psutil.Error:
             continue
     return found
+
+
+def interrupt_on(*numbers: signal.Signals) -> None:
+    """Makes signals raise KeyboardInterrupt, so that `finally` blocks end what was started.
+
+    SIGHUP stays ignored under `nohup`.
+    """
+    for number in numbers:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def end_group(process: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) -> None:

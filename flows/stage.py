@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -20,7 +21,7 @@ from typing import Any, TextIO, TypeVar
 import psutil
 
 from flows.locks import is_alive
-from flows.servers import STOP_TIMEOUT_S, find_owners, find_server, log_path
+from flows.servers import STOP_TIMEOUT_S, find_owners, find_server, is_recording, log_path
 from pipeline.errors import SegtrailError
 from pipeline.progress import Progress
 
@@ -60,10 +61,10 @@ def run_stage(flow: Any, *args: Any) -> None:
     if owners := find_owners():
         threading.Thread(target=_end_with, args=(owners,), daemon=True).start()
     try:
-        if os.environ.get("SEGTRAIL_NO_PREFECT"):
-            flow.fn(*args)
-        else:
+        if is_recording():
             _run_recorded(flow, args)
+        else:
+            flow.fn(*args)
     except SegtrailError as error:
         sys.stdout.flush()
         sys.stderr.write(f"\nsegtrail: error: {error}\n")
@@ -143,7 +144,8 @@ def _end_with(owners: Sequence[int]) -> None:
     while all(is_alive(pid) for pid in owners):
         time.sleep(1)
     time.sleep(2)  # this process may be ending already, with everything above it
-    sys.stderr.write("segtrail: the process above was killed: this stage ends too\n")
+    with contextlib.suppress(OSError):  # whoever read it may be gone as well
+        sys.stderr.write("segtrail: the process above was killed: this stage ends too\n")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_TIMEOUT_S)
     for child in psutil.Process().children(recursive=True):
@@ -176,12 +178,16 @@ def map_cases(
                 results.append(result)
         return results
 
-    run = _as_task(batch, label)
     size = max(1, math.ceil(len(items) / MOST_TASKS))
-    return [r for start in range(0, len(items), size) for r in run(items[start : start + size])]
+    results: list[R] = []
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        cases = f"{start + 1} to {start + len(part)}" if len(part) > 1 else f"{start + 1}"
+        results += _as_task(batch, label, f"{label} {cases} of {len(items)}")(part)
+    return results
 
 
-def _as_task(function: Callable[..., Any], label: str) -> Callable[..., Any]:
+def _as_task(function: Callable[..., Any], name: str, run_name: str) -> Callable[..., Any]:
     """Wraps a function as a Prefect task when a flow run is active."""
     from prefect import Task
     from prefect.cache_policies import NO_CACHE
@@ -189,4 +195,4 @@ def _as_task(function: Callable[..., Any], label: str) -> Callable[..., Any]:
 
     if FlowRunContext.get() is None:
         return function
-    return Task(function, name=label, cache_policy=NO_CACHE, persist_result=False)
+    return Task(function, name=name, task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import state_folder
-from flows.servers import PrefectServer, end_group, log_path, start_server
+from flows.servers import PrefectServer, end_group, interrupt_on, log_path, start_server
 from pipeline.errors import SegtrailError
 
 MLFLOW_PORT = 5000
 PREFECT_PORT = 4200
 PORTS_TRIED = 50
 START_TIMEOUT_S = 120.0
+VIEW = "workflowType=machine_learning"  # MLflow opens its pages for language models otherwise
 
 
 def run_ui(mlflow_port: int = MLFLOW_PORT, prefect_port: int = PREFECT_PORT) -> int:
@@ -37,7 +38,7 @@ def run_ui(mlflow_port: int = MLFLOW_PORT, prefect_port: int = PREFECT_PORT) -> 
     Raises:
         SegtrailError: One of them does not start, or has ended by itself.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     mlflow: subprocess.Popen[bytes] | None = None
     prefect = None
     try:
@@ -135,10 +136,10 @@ def _describe(mlflow: str, prefect_api: str) -> list[str]:
     lines = [f"MLflow   {mlflow}"]
     for experiment in _ask(mlflow, "experiments/search", "experiments", {"max_results": 20}):
         if experiment["name"] != "Default":
-            link = f"{mlflow}/#/experiments/{experiment['experiment_id']}"
+            link = f"{mlflow}/#/experiments/{experiment['experiment_id']}/runs?{VIEW}"
             lines.append(f"  experiment {experiment['name']:<20} {link}")
     for model in _ask(mlflow, "registered-models/search?max_results=20", "registered_models", None):
-        lines.append(f"  model      {model['name']:<20} {mlflow}/#/models/{model['name']}")
+        lines.append(f"  model      {model['name']:<20} {mlflow}/#/models/{model['name']}?{VIEW}")
     lines += [f"Prefect  {pages}", f"  runs{' ' * 28}{pages}/runs"]
     report = Path("data/report/index.html")
     if report.is_file():
@@ -168,10 +169,6 @@ def _watch(mlflow: subprocess.Popen[bytes] | None, prefect: PrefectServer) -> No
             raise _failed("MLflow", _mlflow_log())
         if prefect.process is not None and prefect.process.poll() is not None:
             raise _failed("Prefect", log_path())
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _write(text: str) -> None:

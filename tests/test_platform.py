@@ -18,6 +18,7 @@ import pytest
 import torch
 import torchvision
 from packaging.version import Version
+from prefect_home import make_home
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -97,8 +98,7 @@ def scheduling_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     from flows import servers
 
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("server")
-        patch.setenv("PREFECT_HOME", str(folder / "prefect"))
+        patch.setenv("PREFECT_HOME", str(make_home(tmp_path_factory.mktemp("server") / "prefect")))
         patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "2")
         patch.delenv("PREFECT_API_URL", raising=False)
         server = servers.start_server(os.getpid(), with_ui=True)
