@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import SegtrailError
 
-DEVICES = "auto (all GPUs, else the CPU), cpu, or indices of GPUs such as 0,1"
+DEVICES = "auto (one GPU if there is one), cpu, cpu:2 (two processes), or GPUs such as 0 or 0,1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,10 +102,13 @@ def _repro(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _data_add(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from flows.data import add_data
-    from flows.stage import show_progress
+    from flows.locks import hold
+    from flows.repro import LOCK
+    from flows.stage import LOGGER, show_progress
 
     show_progress()
-    add_data(options.raw, options.preset)
+    with hold(LOCK, "segtrail data add", say=LOGGER.info):
+        add_data(options.raw, options.preset)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import time
@@ -28,6 +29,7 @@ SQLITE = "sqlite:///"
 # Processes that a kill -9 of their parent can leave behind; ours lead sessions of their own.
 OURS = ("flows.prefect_server", "prefect.server.api.server:create_app", "pipeline.train_worker", "mlflow")
 ATTEMPTS = 5
+PASSWORD = r"//[^/@]*@"
 RUNNING = "SELECT id, name FROM flow_run WHERE state_type IN ('RUNNING', 'CANCELLING')"
 
 
@@ -77,7 +79,7 @@ def check_mlflow() -> Iterator[Check]:
             return
         yield Check(OK, "mlflow", f"{rows[0][0]} runs ({database.stat().st_size / 1e6:.1f} MB)")
     else:
-        yield Check(OK, "mlflow", f"store at {uri}")
+        yield Check(OK, "mlflow", f"store at {re.sub(PASSWORD, '//', uri)}")
     yield from _check_champion()
 
 
@@ -131,7 +133,7 @@ def find_orphans() -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            ours = any(name == word or f"/{name}" in word for word in words for name in OURS)
+            ours = any(name == word or word.endswith(f"/{name}") for word in words for name in OURS)
             if ours and process.cwd() == str(Path.cwd()) and _is_orphan(process, words):
                 found.append(process)
         except psutil.Error:

@@ -83,8 +83,8 @@ def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -
             if size != "voxels"
         )
         progress.step(f"{case_id}: {volumes} in {format_seconds(record['seconds'])}")
-    for error in errors:
-        sys.stderr.write(f"\nsegtrail: error: {error}\n")
+    for problem in errors:
+        sys.stderr.write(f"\nsegtrail: error: {problem}\n")
     return 1 if errors else 0
 
 

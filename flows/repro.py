@@ -193,7 +193,14 @@ def _run_dvc(arguments: Sequence[str], devices: str, lock: int, console: Console
 
 def _read(pipe: IO[bytes] | None, console: Console) -> None:
     for line in pipe or ():
-        console.line(line.decode("utf-8", errors="replace"))
+        try:
+            console.line(line.decode("utf-8", errors="replace"))
+        except OSError:  # nobody reads any more (`make repro | head`); DVC must not block on a full pipe
+            console.write = _discard
+
+
+def _discard(text: str) -> None:
+    """Takes the place of a terminal that is gone."""
 
 
 def _write(text: str) -> None:

@@ -79,7 +79,7 @@ def _run_recorded(flow: Any, args: tuple[Any, ...]) -> None:
         flow.fn(*args)
         return
     import httpx
-    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.exceptions import PrefectException
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     outcome = _Outcome(flow.fn)
@@ -88,7 +88,7 @@ def _run_recorded(flow: Any, args: tuple[Any, ...]) -> None:
     try:
         with temporary_settings({PREFECT_API_URL: server.url}):
             recorded(*args)
-    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+    except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
         if outcome.error is not None:
             raise outcome.error from None
         rest = "is complete" if outcome.done else "runs"

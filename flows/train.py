@@ -118,8 +118,8 @@ def _run_id(job: TrainingJob, model: str, provenance: dict[str, Any]) -> str | N
     """The MLflow run of this training; a continued training keeps the run it began."""
     job.scratch.mkdir(parents=True, exist_ok=True)
     memory = job.scratch / "mlflow_run"
-    if memory.exists() and (run_id := memory.read_text(encoding="utf-8")):
-        return run_id
+    if memory.exists() and (known := memory.read_text(encoding="utf-8")):
+        return known
     run_id = tracking.start_training_run(model, job.params.model_dump(mode="json"), provenance)
     if run_id is not None:
         memory.write_text(run_id, encoding="utf-8")

@@ -72,14 +72,18 @@ def start_mlflow(port: int) -> tuple[str, subprocess.Popen[bytes]]:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-        *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"]),
         *("--artifacts-destination", str(state_folder() / "mlartifacts")),
         *("--host", "127.0.0.1", "--port", str(port)),
     ]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env={
+                **os.environ,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                # Not on the command line, which every user of the machine can read: it may hold a password.
+                "MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"],
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
