@@ -1,5 +1,7 @@
 """The outside world: one thin Prefect flow a stage, MLflow tracking, the command line."""
 
+import os
+
 from flows.environment import configure, use_project_interpreter
 
 use_project_interpreter()
@@ -8,4 +10,5 @@ configure()
 from flows import servers  # (psutil is there only in the project's interpreter)
 
 if servers.is_stage() and servers.is_recording():
-    servers.find_server()  # starts while the stage imports its libraries
+    # It starts while the stage imports its libraries. Prefect's threads read the address when it is imported.
+    os.environ["PREFECT_API_URL"] = servers.find_server().url

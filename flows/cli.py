@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import SegtrailError
 
-DEVICES = "auto (one GPU if there is one), cpu, cpu:2 (two processes), or GPUs such as 0 or 0,1"
+DEVICES = "auto (a GPU if there is one), cpu, cpu:2 (two processes), or numbers of GPUs such as 0,1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
