@@ -128,7 +128,7 @@ ByModel = Annotated[
 
 class PredictParams(Section):
     overlap: Annotated[float, Field(ge=0, le=0.9)]
-    mirror: bool
+    mirror: Annotated[str, Field(pattern=r"^(none|x?y?z?)$", min_length=1)]
     min_component_mm3: Annotated[float, Field(ge=0, le=100_000)]
 
 

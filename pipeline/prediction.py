@@ -39,7 +39,7 @@ class Predictor:
         self.network = bundle.build(device)
         # Only views that the network has been trained on help.
         flipped = bundle.metadata.params.get("augmentation", {}).get("flip_axes", ())
-        self.mirror_axes = "".join(flipped) if params.mirror else ""
+        self.mirror_axes = "".join(axis for axis in flipped if axis in params.mirror.replace("none", ""))
 
     def predict(self, volume: Volume, where: str) -> Prediction:
         """Label map and instances on the grid of `volume`.

@@ -220,7 +220,7 @@ def test_changing_the_report_reruns_the_report(project: Path) -> None:
         (("plan", "batch_size"), 3, "plan"),
         (("preprocess", "dtype"), "float32", "preprocess"),
         (("train", "unet", "seed"), 7, "train@unet"),
-        (("predict", "mirror"), True, "predict@unet"),
+        (("predict", "mirror"), "none", "predict@unet"),
         (("inspect", "position_outlier"), 9.0, "inspect"),
         (("phantom", "noise_hu"), 36.0, "phantom@phantom"),
     ],

@@ -163,7 +163,7 @@ def test_the_version_is_an_mlflow_model_without_pickle(registered: str) -> None:
     ]
     assert signature.outputs.input_names()[3:] == ["volume_mm3_nodule", "volume_mm3_vessel"]
     assert {spec.name: spec.default for spec in signature.params} == {
-        "overlap": 0.5, "mirror": False, "min_component_mm3": 0.0, "device": "auto",
+        "overlap": 0.5, "mirror": "x", "min_component_mm3": 0.0, "device": "auto",
     }  # fmt: skip
 
 

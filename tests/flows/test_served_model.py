@@ -21,7 +21,7 @@ SCRIPT = """
 import json, sys
 import mlflow, pandas as pd
 model = mlflow.pyfunc.load_model("models:/phantom@champion")
-answer = model.predict(pd.DataFrame({"image": sys.argv[1:], "output": ["out"] * len(sys.argv[1:])}), {"mirror": True})
+answer = model.predict(pd.DataFrame({"image": sys.argv[1:], "output": ["out"] * len(sys.argv[1:])}), {"mirror": "none"})
 import pipeline
 print(json.dumps({"code": pipeline.__file__, "rows": answer.to_dict("records")}))
 """
@@ -83,7 +83,7 @@ def test_champion_loads_and_predicts_without_the_project(
     assert row["volume_mm3_nodule"] == pytest.approx(counts[1] * 12.0)  # 2 x 2 x 3 mm
     assert row["volume_mm3_vessel"] == pytest.approx(counts[2] * 12.0)
     record = json.loads((elsewhere / "out" / "first.json").read_text())
-    assert record["settings"]["mirror"] is True  # asked for
+    assert record["settings"]["mirror"] == "none"  # asked for
     assert record["settings"]["overlap"] == 0.5  # the default it was registered with
 
 

@@ -42,7 +42,7 @@ def predictor(tmp_path: Path) -> Predictor:
         folder, build_network("unet", **arguments).state_dict(), model="unet", network="unet",
         network_arguments=arguments, plan=plan, params={}, provenance={}, validation_dice=None,
     )  # fmt: skip
-    params = PredictParams(overlap=0.5, mirror=False, min_component_mm3=0.0)
+    params = PredictParams(overlap=0.5, mirror="none", min_component_mm3=0.0)
     return Predictor(load_bundle(folder), params, torch.device("cpu"), {"name": "test", "version": "1"})
 
 
