@@ -61,7 +61,11 @@ class PatchDataModule(pl.LightningDataModule):
             self.folder, self.training_cases, self.sampling, self.steps_per_epoch, self._current_step, share
         )
         return DataLoader(
-            stream, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available()
+            stream,
+            batch_size=None,
+            num_workers=self.workers,
+            multiprocessing_context="fork" if self.workers else None,  # the stream knows its trainer
+            pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -128,8 +128,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert result.returncode == 0, result.stdout + result.stderr
     (target / "first_run.log").write_text(result.stdout + result.stderr, encoding="utf-8")
     yield target
-    here = [p for p in psutil.process_iter(["cwd", "status"]) if p.info["cwd"] == str(target)]
-    orphans = [p for p in here if p.info["status"] != psutil.STATUS_ZOMBIE]
+    here = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(target)]
+    _, alive = psutil.wait_procs(here, timeout=10)
+    orphans = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     for process in orphans:
         process.kill()
     assert not orphans, orphans

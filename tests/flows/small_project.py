@@ -60,6 +60,11 @@ run_stage(Flow, *sys.argv[1:])
 """
 
 
+def _take_interrupts() -> None:
+    """A shell that starts the tests in the background makes them, and all they start, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class SmallProject:
     """A project folder and the processes a test has started in it."""
@@ -91,6 +96,7 @@ class SmallProject:
             [sys.executable, "-m", "flows.cli", *arguments],
             cwd=self.folder, env=self.environment() | more, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=_take_interrupts,
         )  # fmt: skip
         self.started.append(process)
         return process

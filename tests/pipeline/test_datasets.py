@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline import datasets
 from pipeline.datasets import PatchSampling, PatchStream, Share, WholeCases, cut_patch
 from pipeline.store import StoredCase, save_case
 
@@ -75,9 +77,16 @@ def test_an_epoch_that_begins_in_the_middle_repeats_nothing(store: Path) -> None
     assert [int(b["step"]) for b in make_stream(store, 10)] == list(range(10, 20))
 
 
-def test_loader_processes_give_the_same_order(store: Path) -> None:
-    loader = torch.utils.data.DataLoader(make_stream(store), batch_size=None, num_workers=2)
-    for ours, theirs in zip(make_stream(store), loader, strict=True):
+def test_loader_processes_give_the_same_order(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = []
+    for number in range(2):
+        info = SimpleNamespace(id=number, num_workers=2)
+        monkeypatch.setattr(datasets, "get_worker_info", lambda info=info: info)
+        streams.append(list(make_stream(store)))
+    # A loader takes one batch from each of its processes in turn.
+    together = [batch for pair in zip(*streams, strict=True) for batch in pair]
+    monkeypatch.undo()
+    for ours, theirs in zip(make_stream(store), together, strict=True):
         assert torch.equal(ours["image"], theirs["image"])
         assert int(ours["step"]) == int(theirs["step"])
 

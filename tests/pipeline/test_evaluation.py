@@ -67,10 +67,10 @@ def test_one_record_a_class() -> None:
 def test_grids_must_agree() -> None:
     reference = label_map({1: slice(0, 4)})
     shorter = LabelMap(reference.array[:-1], reference.affine)
-    moved = LabelMap(reference.array, reference.affine + np.eye(4, k=3) * 0.5)
+    moved = LabelMap(reference.array, reference.affine + np.eye(4, k=3) * 1.5)
     with pytest.raises(SegtrailError, match=r"\(10, 4, 4\), the prediction \(9, 4, 4\)"):
         evaluate_case(reference, shorter, {"a": 1}, 1.0, "case_7", "p")
-    with pytest.raises(SegtrailError, match=r"0\.5 mm apart") as error:
+    with pytest.raises(SegtrailError, match=r"1\.5 mm apart") as error:
         evaluate_case(reference, moved, {"a": 1}, 1.0, "case_7", "p")
     assert "case_7" in error.value.where
 

@@ -40,7 +40,9 @@ def make_fingerprints(
 
 
 def test_hippocampus_gets_the_published_plan() -> None:
-    plan = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1), 180), MRI, make_params())
+    plan = build_plan(
+        make_fingerprints((35, 50, 36), (1, 1, 1), 180), MRI, make_params(max_patch_voxels=131072)
+    )
     assert plan.spacing_mm == (1, 1, 1)
     assert plan.patch_size == (40, 56, 40)
     assert len(plan.strides) == 4
