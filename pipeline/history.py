@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ def append_history(path: Path, row: dict[str, Any]) -> None:
         writer.writeheader()
         writer.writerows([*rows, row])
     temporary.replace(path)
+
+
+def complete_history(path: Path, values: Mapping[str, float]) -> None:
+    """Puts the validation that follows the last epoch into its row.
+
+    Args:
+        path: The CSV file, with at least one row.
+        values: By column; names that are no column are left out.
+    """
+    last = read_history(path)[-1]
+    known = {name: value for name, value in values.items() if name in last}
+    append_history(path, {**last, "epoch": int(last["epoch"]), **known})
 
 
 def read_history(path: Path) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from pipeline.config import TrainParams
 from pipeline.datamodule import PatchDataModule
 from pipeline.devices import parse_devices
 from pipeline.errors import SegtrailError
+from pipeline.history import complete_history
 from pipeline.models.modules import SemanticModule
 
 LOGGER = logging.getLogger("segtrail")
@@ -102,7 +103,8 @@ def _trainer(params: TrainParams, devices: str, batch_size: int, callbacks: list
         )
     return pl.Trainer(
         **hardware,
-        strategy="ddp" if count > 1 else "auto",
+        # The coarsest head has no loss, see SemanticModule.levels.
+        strategy="ddp_find_unused_parameters_true" if count > 1 else "auto",
         precision=params.precision,
         max_epochs=params.max_epochs,
         limit_train_batches=params.steps_per_epoch,
@@ -134,6 +136,9 @@ def _result(
     validated = (last_epoch % budget.params.validate_every_epochs) == 0
     if not validated or patience.best_epoch < 0:
         (metrics,) = trainer.validate(module, data, verbose=False)
+        if trainer.is_global_zero:
+            complete_history(scratch / HISTORY, metrics)
+        LOGGER.info("last validation: Dice %.4f", metrics["validation_dice"])
         if metrics["validation_dice"] > dice or patience.best_epoch < 0:
             dice, epoch = metrics["validation_dice"], last_epoch
     if epoch < last_epoch and (scratch / BEST).exists():

@@ -156,6 +156,7 @@ def test_the_budget_of_minutes_ends_the_training(tmp_path: Path, store: Path, pl
     run_job(job)
     rows = list(csv.DictReader((job.output / "history.csv").open()))
     assert 1 <= len(rows) < 1000
+    assert float(rows[-1]["validation_dice"]) >= 0
     assert float(rows[-1]["minutes"]) >= 0.05
     assert all(float(row["minutes"]) < 0.05 for row in rows[:-1])
 
