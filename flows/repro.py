@@ -17,6 +17,7 @@ from flows.environment import STATE
 from flows.locks import hold
 from flows.servers import OWNER, end_group, find_server, interrupt_on, is_recording
 from flows.summary import summarise
+from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 
 LOCK = STATE / "repro.lock"
@@ -108,6 +109,7 @@ def run_repro(arguments: Sequence[str], devices: str = "auto", wait: bool = True
     """
     started = time.monotonic()
     _check_project()
+    load_params()  # a misspelt key must stop the run before DVC takes any output away
     command = " ".join(["segtrail repro", *arguments])
     with hold(LOCK, command, wait, lambda line: _write(f"segtrail: {line}\n")) as descriptor:
         os.environ[OWNER] = str(os.getpid())
