@@ -8,8 +8,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipeline.errors import SegtrailError
 from pipeline.io.nifti import load_volume
@@ -118,20 +116,24 @@ def test_bad_files_are_named_with_the_reason(shared_data: Path, name: str, said:
     assert caught.value.where == str(path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_no_cut_and_no_flipped_bit_is_accepted(tmp_path: Path, data: st.DataObject) -> None:
-    """Any shortening and any changed byte of the stream is seen (the gzip header is no part of it)."""
-    raw = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)).to_bytes()
-    whole = gzip.compress(raw, mtime=0)
+def test_every_cut_is_refused_and_no_flipped_bit_changes_a_voxel_unseen(tmp_path: Path) -> None:
+    """A few bits of a gzip stream carry nothing (its header, the filling after the last block): they may differ."""
+    voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    whole = gzip.compress(nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes(), mtime=0)
     path = tmp_path / "a.nii.gz"
-    if data.draw(st.booleans()):
-        path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    else:
-        place = data.draw(st.integers(10, len(whole) - 1))
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-    with pytest.raises(SegtrailError):
-        load_volume([path])
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(SegtrailError):
+            load_volume([path])
+    refused = 0
+    for place in range(10, len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                assert np.array_equal(load_volume([path]).array[0], voxels)
+            except SegtrailError:
+                refused += 1
+    assert refused >= 0.98 * 8 * (len(whole) - 10)
 
 
 def test_an_uncompressed_file_that_is_too_short_is_refused(tmp_path: Path) -> None:
