@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 from collections import defaultdict
@@ -18,12 +19,13 @@ from pipeline.cases import CaseRecord, load_cases
 from pipeline.config import PredictParams, load_params
 from pipeline.devices import choose_device
 from pipeline.errors import SegtrailError
+from pipeline.io.images import IMAGE_SUFFIXES, find_images, image_stem, image_suffix, is_colour_picture
 from pipeline.prediction import Predictor
 from pipeline.progress import Progress, format_seconds
 from pipeline.splits import load_splits
 
 LOGGER = logging.getLogger("segtrail")
-SUFFIXES = (".nii.gz", ".nii")
+CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 @flow(name="predict")
@@ -56,7 +58,8 @@ def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -
     """Predicts files and folders; one bad input does not stop the others.
 
     Args:
-        inputs: NIfTI files, or folders of them (`CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... are channels).
+        inputs: Image files of every format, folders of them, and folders of a DICOM series each.
+            `CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... are channels; a picture in colours holds all of its own.
         output: Folder for the results; created.
         model: A bundle's folder, or NAME@ALIAS or NAME@VERSION of the registry.
         devices: See `pipeline.devices.parse_devices`.
@@ -122,31 +125,19 @@ def group_inputs(
         Files by case id, in channel order; and one error for each input that cannot be used.
     """
     files: list[Path] = []
-    errors = []
+    errors: list[SegtrailError] = []
     for path in inputs:
-        found = sorted(_images_below(path, output)) if path.is_dir() else [path]
-        if path.is_dir() and not found:
-            errors.append(
-                SegtrailError("no NIfTI image in this folder", str(path), "give .nii or .nii.gz files")
-            )
-        elif not path.exists():
-            errors.append(SegtrailError("there is no such file", str(path), "check the path"))
-        elif not path.is_dir() and not _is_image(path):
-            errors.append(
-                SegtrailError(f"{path.suffix or 'this'} is no NIfTI image", str(path), "give .nii.gz")
-            )
-        else:
-            files += found
+        try:
+            files += _find_files(path, output)
+        except SegtrailError as problem:
+            errors.append(problem)
     cases: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        stem = file.name.removesuffix(".gz").removesuffix(".nii")
-        is_channel = channels > 1 and stem[-5:-4] == "_" and stem[-4:].isdigit()
-        case_id = stem[:-5] if is_channel else stem
-        if cases[case_id] and not is_channel:
+        case_id, channel = _split_name(file, channels)
+        if cases[case_id] and not channel:
+            first = cases[case_id][0]
             errors.append(
-                SegtrailError(
-                    f"two inputs are named {case_id}", f"{cases[case_id][0]} and {file}", "rename one"
-                )
+                SegtrailError(f"two inputs are named {case_id}", f"{first} and {file}", "rename one")
             )
             continue
         cases[case_id].append(file)
@@ -157,11 +148,37 @@ def group_inputs(
     return dict(cases), errors
 
 
+def _find_files(path: Path, output: Path) -> list[Path]:
+    """Images that an input stands for; a DICOM series is the folder of its slices."""
+    if path.is_dir():
+        own = output.resolve()
+        found = [image for image in find_images(path) if own not in image.resolve().parents]
+        if not found:
+            fix = f"give files ending in {', '.join(IMAGE_SUFFIXES)}, or folders of DICOM slices"
+            raise SegtrailError("no image in this folder", str(path), fix)
+        return found
+    if not path.exists():
+        raise SegtrailError("there is no such file", str(path), "check the path")
+    if not image_suffix(path):
+        fix = "give the folder of a DICOM series; convert other formats to .nii.gz"
+        raise SegtrailError(f"{path.suffix or 'this'} is no image suffix", str(path), fix)
+    return [path]
+
+
+def _split_name(path: Path, channels: int) -> tuple[str, str]:
+    """Case and channel ("0000"...) of a file; "" for one that holds a whole case."""
+    stem = image_stem(path)
+    numbered = CHANNEL.fullmatch(stem) if channels > 1 and path.is_file() else None
+    if numbered is None or is_colour_picture(path):
+        return stem, ""
+    return numbered[1], numbered[2]
+
+
 def _sort_channels(case_id: str, paths: list[Path], channels: int) -> SegtrailError | None:
     """Brings the files of a case into the order of the channels; says what is wrong if they are not all there."""
     paths.sort(key=lambda path: path.name)
     wanted = [f"{index:04d}" for index in range(channels)]
-    seen = [path.name.removesuffix(".gz").removesuffix(".nii")[-4:] for path in paths]
+    seen = [_split_name(path, channels)[1] or path.name for path in paths]
     if seen == wanted and len({path.parent for path in paths}) == 1:
         return None
     return SegtrailError(
@@ -169,15 +186,6 @@ def _sort_channels(case_id: str, paths: list[Path], channels: int) -> SegtrailEr
         f"{case_id}: {', '.join(map(str, paths))}",
         "give each channel once",
     )
-
-
-def _images_below(folder: Path, output: Path) -> Iterable[Path]:
-    own = output.resolve()
-    return (p for p in folder.rglob("*") if _is_image(p) and own not in p.resolve().parents)
-
-
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.name.endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png")
-
 
 class ServedModel(PythonModel):
     """Predicts image files with a bundle, through the same code as `segtrail predict`."""
@@ -40,7 +38,8 @@ class ServedModel(PythonModel):
 
         Args:
             context: Not used.
-            model_input: Column `image`: path of the image file, those of several channels joined by `;`.
+            model_input: Column `image`: path of the image file or of the folder of a DICOM series, those of
+                several channels joined by `;`.
                 Optional column `output`: folder for the results, `predictions` by default.
             params: Section `predict`, and `device`; defaults are those the version was scored with.
 
@@ -49,6 +48,7 @@ class ServedModel(PythonModel):
         """
         from pipeline.config import PredictParams
         from pipeline.devices import choose_device
+        from pipeline.io.images import image_stem
         from pipeline.prediction import Predictor
 
         settings = dict(params or {})
@@ -58,7 +58,7 @@ class ServedModel(PythonModel):
         rows = []
         for images, output in _cases(model_input):
             output.mkdir(parents=True, exist_ok=True)
-            case_id = case_name(images[0])
+            case_id = image_stem(images[0])
             rows.append(_to_row(predictor.predict_files(images, output, case_id), output))
         return pd.DataFrame(rows)
 
@@ -66,6 +66,7 @@ class ServedModel(PythonModel):
 def _cases(model_input: pd.DataFrame) -> list[tuple[list[Path], Path]]:
     """Image files and output folder of each row."""
     from pipeline.errors import SegtrailError
+    from pipeline.io.images import image_stem
 
     count = len(model_input)
     folders = model_input["output"] if "output" in model_input else [None] * count
@@ -76,7 +77,7 @@ def _cases(model_input: pd.DataFrame) -> list[tuple[list[Path], Path]]:
         )
         for image, folder in zip(model_input["image"], folders, strict=True)
     ]
-    targets = [output / case_name(images[0]) for images, output in cases]
+    targets = [output / image_stem(images[0]) for images, output in cases]
     if len(set(targets)) < count:
         twice = sorted({str(target) for target in targets if targets.count(target) > 1})
         raise SegtrailError(
@@ -87,18 +88,14 @@ def _cases(model_input: pd.DataFrame) -> list[tuple[list[Path], Path]]:
     return cases
 
 
-def case_name(image: Path) -> str:
-    """File name without its suffix."""
-    suffix = next((s for s in SUFFIXES if image.name.endswith(s)), image.suffix)
-    return image.name.removesuffix(suffix)
-
-
 def _to_row(record: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    case_id = record["case_id"]
+    from pipeline.io.images import prediction_suffix
+
+    case_id, suffix = record["case_id"], prediction_suffix([Path(name) for name in record["input"]])
     row: dict[str, Any] = {
         "case_id": case_id,
-        "label_map": str(output / f"{case_id}_labels.nii.gz"),
-        "instances": str(output / f"{case_id}_instances.nii.gz"),
+        "label_map": str(output / f"{case_id}_labels{suffix}"),
+        "instances": str(output / f"{case_id}_instances{suffix}"),
     }
     for label, measured in record["labels"].items():
         row |= {f"{size}_{label}": float(value) for size, value in measured.items() if size != "voxels"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class SegtrailError(Exception):
@@ -22,6 +23,21 @@ class SegtrailError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
+
+
+class ImageFileError(SegtrailError):
+    """One image that cannot be used, whatever its format.
+
+    Args:
+        code: Machine-readable reason, such as "truncated".
+        what: The problem, with the value seen and the value expected.
+        path: The file, or the folder of a DICOM series.
+        fix: What to do about it.
+    """
+
+    def __init__(self, code: str, what: str, path: Path, fix: str) -> None:
+        super().__init__(what, str(path), fix)
+        self.code = code
 
 
 def collect(errors: Sequence[SegtrailError]) -> SegtrailError:

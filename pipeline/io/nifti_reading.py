@@ -6,7 +6,6 @@ import gzip
 import logging
 import math
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from pipeline.errors import SegtrailError
+from pipeline.errors import ImageFileError
+from pipeline.io.stored import COPY_AGAIN, Digest, StoredImage, read_contents, require_image
 from pipeline.volume import Affine, corner_distance_mm
 
 Header = Any  # nibabel.Nifti1Header or Nifti2Header, which carry no types
@@ -27,65 +27,22 @@ _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
 
 
-class NiftiError(SegtrailError):
-    """One file that cannot be used.
-
-    Args:
-        code: Machine-readable reason, such as "truncated".
-        what: The problem, with the value seen and the value expected.
-        path: The file.
-        fix: What to do about it.
-    """
-
-    def __init__(self, code: str, what: str, path: Path, fix: str) -> None:
-        super().__init__(what, str(path), fix)
-        self.code = code
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """What one file holds.
-
-    Attributes:
-        array: (C, X, Y, Z), writable, native byte order; integers as stored, everything else float32.
-        affine: (4, 4) to RAS+ mm: the sform if coded, else the qform, else spacing about the centre.
-        form_conflict_mm: How far apart sform and qform lay the corners; readers disagree which one counts.
-    """
-
-    array: NDArray[Any]
-    affine: Affine
-    form_conflict_mm: float
-
-
-def read_contents(path: Path) -> bytes:
-    """Reads a file's bytes.
-
-    Raises:
-        SegtrailError: It is missing, empty or cannot be read.
-    """
-    try:
-        contents = path.read_bytes()
-    except FileNotFoundError as error:
-        raise NiftiError("missing", "there is no such file", path, "put the file there") from error
-    except OSError as error:
-        what = f"the file cannot be read: {error.strerror}"
-        raise NiftiError("unreadable", what, path, "mend its permissions or its disk") from error
-    return contents
-
-
-def parse_nifti(contents: bytes, path: Path) -> StoredImage:
-    """Takes the bytes of a `.nii` or `.nii.gz` file apart (NIfTI-1 or NIfTI-2, either byte order).
+def read_nifti(path: Path, digest: Digest | None = None) -> StoredImage:
+    """Reads a `.nii` or `.nii.gz` file (NIfTI-1 or NIfTI-2, either byte order).
 
     Whether the bytes are gzip is seen from the bytes, not from the name.
 
     Args:
-        contents: All bytes of the file.
-        path: Its name, for errors.
+        path: The file.
+        digest: Is given the bytes too.
+
+    Returns:
+        The affine is the sform if coded, else the qform, else spacing about the centre.
 
     Raises:
-        NiftiError: The bytes are not one whole and sane NIfTI image.
+        ImageFileError: The file is missing, or is not one whole and sane NIfTI image.
     """
-    raw = _inflate(contents, path)
+    raw = _inflate(read_contents(path, digest), path)
     header = parse_header(raw, path)
     shape = voxel_shape(header, path)
     affine, conflict = _affine(header, shape, path)
@@ -99,52 +56,46 @@ def _inflate(contents: bytes, path: Path) -> bytes:
         return gzip.decompress(contents)  # reads to the end of every member: length and CRC are compared
     except EOFError as error:
         what = f"the gzip stream is cut off after {len(contents)} bytes"
-        raise NiftiError("truncated", what, path, "copy or download the file again") from error
+        raise ImageFileError("truncated", what, path, COPY_AGAIN) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise NiftiError(
-            "corrupt", f"the gzip stream is damaged: {error}", path, "copy or download the file again"
-        ) from error
+        raise ImageFileError("corrupt", f"the gzip stream is damaged: {error}", path, COPY_AGAIN) from error
 
 
 def parse_header(raw: bytes, path: Path) -> Header:
     """Takes the first bytes of an unpacked NIfTI file as its header.
 
     Raises:
-        NiftiError: They are no NIfTI header, or a damaged one.
+        ImageFileError: They are no NIfTI header, or a damaged one.
     """
     if raw[344:348] == b"n+1\0":
         header: Header = nibabel.Nifti1Header(raw[:348], check=False)  # type: ignore[no-untyped-call]
     elif raw[4:8] == b"n+2\0" and len(raw) >= 540:
         header = nibabel.Nifti2Header(raw[:540], check=False)  # type: ignore[no-untyped-call]
     else:
-        raise NiftiError("unreadable", *_describe_foreign(raw, path))
+        require_image(raw, path)
+        raise _foreign(raw, path)
     zero = [i for i in range(1, 1 + min(int(header["dim"][0]), 3)) if not header["pixdim"][i]]
     if zero and not header["sform_code"]:  # readers would take 1 mm without a word
         what = f"the voxel size is 0 mm along axis {zero[0]} (pixdim), and there is no sform"
-        raise NiftiError("geometry_invalid", what, path, "export the file again with its voxel size")
+        raise ImageFileError("geometry_invalid", what, path, "export the file again with its voxel size")
     units = int(header["xyzt_units"]) & 7
     if units in FOREIGN_UNITS:  # SimpleITK converts them, nibabel does not
         what = f"spacing is in {FOREIGN_UNITS[units]}, expected mm"
-        raise NiftiError("geometry_invalid", what, path, "export the file again in mm")
+        raise ImageFileError("geometry_invalid", what, path, "export the file again in mm")
     try:
         header.check_fix(logger=_QUIET, error_level=40)
     except HeaderDataError as error:
         what = f"the NIfTI header is damaged: {error}"
-        raise NiftiError("unreadable", what, path, "export the file again") from error
+        raise ImageFileError("unreadable", what, path, "export the file again") from error
     return header
 
 
-def _describe_foreign(raw: bytes, path: Path) -> tuple[str, Path, str]:
-    start = raw[:200].lstrip().lower()
-    if not raw:
-        return "the file is empty (0 bytes)", path, "copy or download the file again"
-    if start.startswith(b"version https://git-lfs"):
-        return "the file is a Git LFS pointer, not the image", path, "git lfs pull"
-    if start.startswith((b"<!doctype", b"<html")):
-        return "the file is a web page, not an image", path, "download the file again; was a login needed?"
+def _foreign(raw: bytes, path: Path) -> ImageFileError:
     if raw[344:348] == b"ni1\0":
-        return "the file is one half of a .hdr/.img pair", path, "convert the pair to one .nii.gz file"
-    return f"the file is not NIfTI (it starts with {raw[:8]!r})", path, "convert it to .nii.gz"
+        what, fix = "the file is one half of a .hdr/.img pair", "convert the pair to one .nii.gz file"
+    else:
+        what, fix = f"the file is not NIfTI (it starts with {raw[:8]!r})", "convert it to .nii.gz"
+    return ImageFileError("unreadable", what, path, fix)
 
 
 def voxel_shape(header: Header, path: Path) -> tuple[int, int, int, int]:
@@ -152,16 +103,16 @@ def voxel_shape(header: Header, path: Path) -> tuple[int, int, int, int]:
     try:
         shape = tuple(int(n) for n in header.get_data_shape())
     except HeaderDataError as error:
-        raise NiftiError(
+        raise ImageFileError(
             "unreadable", f"the header's shape is damaged: {error}", path, "export it again"
         ) from error
     if len(shape) < 2 or min(shape) < 1:
         what = f"shape is {shape}, expected at least 1 voxel along each of 2 to 4 axes"
-        raise NiftiError("shape_invalid", what, path, "export the file again")
+        raise ImageFileError("shape_invalid", what, path, "export the file again")
     spatial, rest = (*shape, 1)[:3], [n for n in shape[3:] if n > 1]
     if len(rest) > 1:
         what = f"shape is {shape}, expected X, Y, Z and at most one axis of channels"
-        raise NiftiError(
+        raise ImageFileError(
             "shape_invalid", what, path, "store channels on the fourth axis, time points as cases"
         )
     return spatial[0], spatial[1], spatial[2], rest[0] if rest else 1
@@ -172,12 +123,12 @@ def _affine(header: Header, shape: tuple[int, ...], path: Path) -> tuple[Affine,
         sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
         affine = np.array(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise NiftiError(
+        raise ImageFileError(
             "geometry_invalid", f"the affine is damaged: {error}", path, "export it again"
         ) from error
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         what = f"the affine {affine[:3].round(4).tolist()} maps the grid to no space"
-        raise NiftiError("geometry_invalid", what, path, "export the file again with its geometry")
+        raise ImageFileError("geometry_invalid", what, path, "export the file again with its geometry")
     conflict = 0.0 if sform is None or qform is None else corner_distance_mm(shape[:3], sform, qform)
     return affine, conflict
 
@@ -186,15 +137,17 @@ def _voxels(raw: bytes, header: Header, shape: tuple[int, ...], path: Path) -> N
     dtype, offset = header.get_data_dtype(), header.get_data_offset()
     if dtype.kind not in "iuf":
         what = f"voxels are {dtype}, expected integers or floats"
-        raise NiftiError("unreadable", what, path, "store colours as channels, complex numbers as magnitude")
+        raise ImageFileError(
+            "unreadable", what, path, "store colours as channels, complex numbers as magnitude"
+        )
     needed = offset + math.prod(shape) * dtype.itemsize
     if len(raw) < needed:
         what = f"the file holds {len(raw)} bytes, its header promises {needed}"
-        raise NiftiError("truncated", what, path, "copy or download the file again")
+        raise ImageFileError("truncated", what, path, COPY_AGAIN)
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
-        raise NiftiError(
+        raise ImageFileError(
             "unreadable", f"the scale factor is damaged: {error}", path, "export it again"
         ) from error
     stored = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape, order="F")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import SegtrailError
-from pipeline.io.nifti_reading import Header, NiftiError, parse_header, read_contents, voxel_shape
+from pipeline.errors import ImageFileError, SegtrailError
+from pipeline.io.nifti_reading import Header, parse_header, voxel_shape
+from pipeline.io.stored import COPY_AGAIN, read_contents, write_whole
 from pipeline.volume import Affine, corner_distance_mm
 
 GEOMETRY_FIELDS = (
@@ -41,15 +41,7 @@ def write_nifti(array: NDArray[Any], affine: Affine, path: Path, like: Path | No
     data = header.binaryblock + bytes(4) + voxels  # four zero bytes: no extensions
     if path.name.endswith(".gz"):
         data = gzip.compress(data, compresslevel=6, mtime=0)  # no time stamp: equal voxels, equal bytes
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SegtrailError(
-            f"the file cannot be written: {error.strerror}", str(path), "free space or mend permissions"
-        ) from error
+    write_whole(data, path)
 
 
 def _build_header(shape: tuple[int, ...], affine: Affine, path: Path, like: Path | None) -> Header:
@@ -75,7 +67,7 @@ def _load_header(path: Path) -> Header:
             contents = zlib.decompressobj(wbits=31).decompress(contents, 540)
         except zlib.error as error:
             what = f"the gzip stream is damaged: {error}"
-            raise NiftiError("corrupt", what, path, "copy or download the file again") from error
+            raise ImageFileError("corrupt", what, path, COPY_AGAIN) from error
     return parse_header(contents, path)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from small_bundle import write_ct_bundle, write_picture_bundle
 
-from flows.predict import group_inputs, resolve_model
+from flows.predict import group_inputs, predict_inputs, resolve_model
 from pipeline.errors import SegtrailError
 
 
@@ -39,9 +44,9 @@ def test_each_bad_input_gets_its_own_error(folder: Path, tmp_path: Path) -> None
     cases, errors = group_inputs(inputs, 1, Path("out"))
     assert list(cases) == ["a_0000"]
     assert [e.what for e in errors] == [
-        "no NIfTI image in this folder",
+        "no image in this folder",
         "there is no such file",
-        ".txt is no NIfTI image",
+        ".txt is no image suffix",
     ]
 
 
@@ -76,3 +81,101 @@ def test_results_of_an_earlier_run_are_no_inputs(folder: Path) -> None:
     (folder / "out" / "a_labels.nii.gz").touch()
     cases, _ = group_inputs([folder], 1, folder / "out")
     assert "a_labels" not in cases
+
+
+def write_picture(path: Path, colours: bool = True, rows: int = 40) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (rows, 50, 3) if colours else (rows, 50)
+    Image.fromarray(np.random.default_rng(rows).integers(0, 256, shape, np.uint8)).save(path)
+    return path
+
+
+def test_files_of_every_format_are_cases(tmp_path: Path, shared_data: Path) -> None:
+    series = shared_data / "loader_oddities" / "real_files" / "dicom_small_ct_series"
+    for name in (
+        "a.nii.gz",
+        "b.nii",
+        "c.mhd",
+        "c.raw",
+        "d.mha",
+        "e.png",
+        "F.TIF",
+        "g.jpg",
+        "h.txt",
+        "i.nrrd",
+    ):
+        (tmp_path / name).touch()
+    cases, errors = group_inputs([tmp_path, series], 1, Path("out"))
+    assert sorted(cases) == ["F", "a", "b", "c", "d", "dicom_small_ct_series", "e", "g"]
+    assert cases["dicom_small_ct_series"] == [series]
+    assert errors == []
+
+
+def test_a_slice_alone_is_answered_with_the_way_to_its_series(shared_data: Path) -> None:
+    path = shared_data / "loader_oddities" / "real_files" / "dicom_single" / "CT_small.dcm"
+    cases, errors = group_inputs([path], 1, Path("out"))
+    assert cases == {}
+    assert errors[0].what == ".dcm is no image suffix"
+    assert "give the folder of a DICOM series" in errors[0].fix
+
+
+def test_series_are_found_below_a_folder(shared_data: Path) -> None:
+    cases, errors = group_inputs([shared_data / "lidc_idri" / "LIDC-IDRI"], 1, Path("out"))
+    assert errors == []
+    assert len(cases) == 3
+    assert all(path.is_dir() and path.name == case_id for case_id, (path,) in cases.items())
+
+
+def test_a_picture_in_colours_is_a_case_whatever_its_number(tmp_path: Path) -> None:
+    """Three frames of a film are three cases; three grey files are the channels of one."""
+    for number in range(3):
+        write_picture(tmp_path / f"frame_{number:04d}.png")
+        write_picture(tmp_path / f"stain_{number:04d}.tif", colours=False)
+    cases, errors = group_inputs([tmp_path], 3, Path("out"))
+    assert errors == []
+    assert sorted(cases) == ["frame_0000", "frame_0001", "frame_0002", "stain"]
+    assert [path.name for path in cases["stain"]] == [f"stain_{n:04d}.tif" for n in range(3)]
+
+
+def test_results_beside_the_slices_of_a_series_are_no_inputs(tmp_path: Path, shared_data: Path) -> None:
+    series = tmp_path / "series"
+    source = shared_data / "loader_oddities" / "real_files" / "dicom_small_ct_series"
+    shutil.copytree(source, series, copy_function=shutil.copyfile)
+    series.chmod(0o755)  # the sample data are read-only
+    (series / "series_labels.nii.gz").touch()
+    assert group_inputs([series], 1, series) == ({"series": [series]}, [])
+
+
+def test_one_bad_input_does_not_stop_the_others(
+    project: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures: good, cut off, grey, and one that is not there."""
+    inputs = project / "in"
+    good = [write_picture(inputs / "a.png"), write_picture(inputs / "deep" / "z.tif", rows=60)]
+    (inputs / "cut.png").write_bytes(good[0].read_bytes()[:-100])
+    write_picture(inputs / "grey.png", colours=False)
+    output, model = project / "out", str(write_picture_bundle(project / "bundle"))
+    assert predict_inputs([inputs, project / "none.png"], output, model, "cpu") == 1
+    said = capsys.readouterr().err
+    assert said.count("segtrail: error:") == 3
+    for name in ("cut.png", "grey.png", "none.png"):
+        assert name in said
+    parts = ("_instances.png", "_labels.png", "_overlay.png", ".json")
+    assert {path.name for path in output.iterdir()} == {stem + part for stem in "az" for part in parts}
+    assert predict_inputs(good, output, model, "cpu") == 0
+    assert json.loads((output / "z.json").read_text())["input"] == [str(good[1])]
+
+
+def test_a_folder_of_scans_in_every_format(project: Path, shared_data: Path) -> None:
+    odd = shared_data / "loader_oddities"
+    inputs = project / "in"
+    inputs.mkdir()
+    for name in ("reference_image.nii.gz", "compressed.mhd", "compressed.zraw"):
+        shutil.copyfile(odd / "derived_files" / name, inputs / name)
+    model = str(write_ct_bundle(project / "bundle"))
+    series = odd / "real_files" / "dicom_small_ct_series"
+    assert predict_inputs([inputs, series], project / "out", model, "cpu") == 0
+    stems = {"reference_image", "compressed", "dicom_small_ct_series"}
+    assert {path.name for path in (project / "out").glob("*_labels.nii.gz")} == {
+        f"{stem}_labels.nii.gz" for stem in stems
+    }

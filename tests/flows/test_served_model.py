@@ -44,7 +44,9 @@ def write_real_bundle() -> None:
         "features": plan.features, "strides": plan.strides, "kernels": plan.kernels,
     }  # fmt: skip
     network = build_network("unet", **arguments)
-    kept = {key: old[key] for key in ("model", "params", "provenance", "validation_dice")}
+    kept = {
+        key: old[key] for key in ("model", "params", "provenance", "validation_metric", "validation_score")
+    }
     save_bundle(folder, network.state_dict(), network="unet", network_arguments=arguments, plan=plan, **kept)
     run = json.loads((folder / "run.json").read_text())
     run["bundle_sha256"] = hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
@@ -90,10 +92,9 @@ def test_champion_loads_and_predicts_without_the_project(
 def test_results_are_never_written_over_each_other() -> None:
     import pandas as pd
 
-    from flows.served_model import _cases, case_name
+    from flows.served_model import _cases
     from pipeline.errors import SegtrailError
 
-    assert case_name(Path("a/b.c.nii.gz")) == "b.c"
     rows = pd.DataFrame({"image": ["a/x_0000.nii;a/x_0001.nii", "b/y.nii.gz"]})
     assert _cases(rows)[0] == ([Path("a/x_0000.nii"), Path("a/x_0001.nii")], Path("predictions"))
     with pytest.raises(SegtrailError, match="would be written twice"):

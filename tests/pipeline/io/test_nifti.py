@@ -11,7 +11,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from pipeline.errors import SegtrailError
-from pipeline.io.nifti import load_label_map, load_volume, save_label_map, save_volume
+from pipeline.io.images import load_label_map, load_volume
+from pipeline.io.nifti import save_label_map, save_volume
 from pipeline.volume import Volume
 
 SHAPE = (7, 6, 5)

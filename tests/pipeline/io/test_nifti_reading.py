@@ -9,8 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from pipeline.errors import SegtrailError
-from pipeline.io.nifti import load_volume
+from pipeline.errors import ImageFileError, SegtrailError
+from pipeline.io.images import load_volume
+from pipeline.io.nifti_reading import read_nifti
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", ">i2"])
@@ -102,9 +103,6 @@ def test_gzip_is_seen_from_the_bytes(shared_data: Path) -> None:
         ("empty_file.nii.gz", "empty"),
         ("image_nan_inf.nii.gz", "29 of 63920 voxels are NaN or Inf"),
         ("pixdim_zero.nii.gz", "0 mm"),
-        ("analyze.hdr", "not NIfTI"),
-        ("nifti_pair.hdr", "half of a .hdr/.img pair"),
-        ("gray16.png", "not NIfTI"),
         ("no_such_file.nii.gz", "no such file"),
     ],
 )
@@ -114,6 +112,20 @@ def test_bad_files_are_named_with_the_reason(shared_data: Path, name: str, said:
         load_volume([path])
     assert said in caught.value.what
     assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("analyze.hdr", "not NIfTI"),
+        ("nifti_pair.hdr", "half of a .hdr/.img pair"),
+        ("gray16.png", "not NIfTI"),
+    ],
+)
+def test_files_of_another_format_are_seen_from_their_bytes(shared_data: Path, name: str, said: str) -> None:
+    with pytest.raises(ImageFileError, match=said) as caught:
+        read_nifti(shared_data / "loader_oddities" / "derived_files" / name)
+    assert caught.value.code == "unreadable"
 
 
 def test_every_cut_is_refused_and_no_flipped_bit_changes_a_voxel_unseen(tmp_path: Path) -> None:

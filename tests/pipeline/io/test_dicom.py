@@ -1,0 +1,345 @@
+"""DICOM series, against SimpleITK, the MetaImage twins of LUNA16, and series that were spoilt on purpose."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLosslessSV1
+
+from pipeline.errors import ImageFileError
+from pipeline.io.dicom import read_dicom_series
+from pipeline.io.dicom_slices import is_dicom_series, list_slices
+from pipeline.io.metaimage import read_metaimage
+from pipeline.volume import axis_codes
+
+SERIES, OTHER_SERIES = "1.2.3", "1.2.4"
+AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+PLANE = np.arange(6, dtype=np.int16).reshape(2, 3)  # 2 rows, 3 columns
+
+
+def write_slice(
+    path: Path,
+    z: float,
+    pixels: NDArray[Any] = PLANE,
+    directions: tuple[tuple[float, ...], tuple[float, ...]] = AXIAL,
+    big_endian: bool = False,
+    **changes: Any,
+) -> Path:
+    """Writes one slice with rows 0.5 mm and columns 0.25 mm apart, `z` mm along the normal from (10, 20, 30)."""
+    syntax = ExplicitVRBigEndian if big_endian else ExplicitVRLittleEndian
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = f"1.2.3.4.{round((z + 1000) * 1000)}"
+    meta.TransferSyntaxUID = syntax
+    header = pydicom.Dataset()
+    header.file_meta = meta
+    header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    header.SeriesInstanceUID, header.Modality = SERIES, "CT"
+    header.Rows, header.Columns = pixels.shape
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated = header.BitsStored = 8 * pixels.itemsize
+    header.HighBit, header.PixelRepresentation = header.BitsStored - 1, int(pixels.dtype.kind == "i")
+    header.PixelSpacing = [0.5, 0.25]
+    header.ImageOrientationPatient = [round(value, 6) for value in directions[0] + directions[1]]
+    normal = np.cross(*np.array(directions))
+    header.ImagePositionPatient = [round(float(v), 6) for v in np.array([10, 20, 30]) + z * normal]
+    header.PixelData = pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<")).tobytes()
+    for name, value in changes.items():
+        if value is None:
+            delattr(header, name)
+        else:
+            setattr(header, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """Three slices 2 mm apart whose names run against their positions, and an XML file."""
+    folder = tmp_path / "series"
+    for name, z, value in (("a.dcm", 4, 40), ("b.dcm", 0, 0), ("c", 2, 20)):
+        write_slice(folder / name, z, PLANE + np.int16(value))
+    (folder / "reading.xml").write_text("<xml/>")
+    (folder / ".hidden.dcm").write_bytes(b"")
+    return folder
+
+
+def test_voxels_and_world_by_hand(series: Path) -> None:
+    image = read_dicom_series(series)
+    assert image.array.shape == (1, 3, 2, 3)
+    assert image.array.dtype == np.int16
+    assert image.array.flags.writeable
+    assert image.array[0, 0, 0].tolist() == [0, 20, 40]  # by position, not by name
+    assert image.array[0, :, 1, 0].tolist() == [3, 4, 5]  # X is the column, Y the row
+    # LPS (10 + 2 * 0.25, 20 + 1 * 0.5, 30 + 2 * 2) is RAS (-10.5, -20.5, 34)
+    np.testing.assert_allclose((image.affine @ [2, 1, 2, 1])[:3], [-10.5, -20.5, 34])
+
+
+def test_slices_are_listed_in_the_order_of_z(series: Path) -> None:
+    slices = list_slices(series)
+    assert [item.path.name for item in slices] == ["b.dcm", "c", "a.dcm"]
+    assert [item.position_lps[2] for item in slices] == [30, 32, 34]
+    assert slices[0].instance_uid == "1.2.3.4.1000000"
+    assert {item.series_uid for item in slices} == {SERIES}
+
+
+def test_the_digest_is_that_of_all_slices_by_name(series: Path) -> None:
+    digest = hashlib.sha256()
+    read_dicom_series(series, digest)
+    names = ("a.dcm", "b.dcm", "c")
+    assert (
+        digest.hexdigest() == hashlib.sha256(b"".join((series / n).read_bytes() for n in names)).hexdigest()
+    )
+
+
+@pytest.mark.parametrize(
+    ("directions", "codes"),
+    [
+        (AXIAL, "LPS"),
+        (((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)), "RAS"),
+        (((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)), "LIP"),  # coronal; the normal runs to the back
+        (((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)), "PIR"),  # sagittal; the normal runs to the right
+        (((0.8, 0.6, 0.0), (-0.48, 0.64, 0.6)), "LPS"),  # oblique; normal (0.36, -0.48, 0.8)
+    ],
+)
+def test_any_orientation_lies_where_simpleitk_sees_it(
+    tmp_path: Path, directions: tuple[tuple[float, ...], tuple[float, ...]], codes: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for number, z in enumerate((3, 0, -3, 6)):
+        pixels = rng.integers(-1000, 1000, (4, 5), dtype=np.int16)
+        write_slice(tmp_path / "series" / f"{number}.dcm", z, pixels, directions)
+    image = read_dicom_series(tmp_path / "series")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "series")))
+    reference = reader.Execute()
+    np.testing.assert_array_equal(image.array[0], sitk.GetArrayFromImage(reference).transpose(2, 1, 0))
+    for index in ((0, 0, 0), (4, 0, 0), (0, 3, 0), (0, 0, 3), (4, 3, 3)):
+        expected = np.array(reference.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
+        np.testing.assert_allclose((image.affine @ [*index, 1])[:3], expected, atol=1e-4)
+    assert axis_codes(image.affine) == codes
+
+
+def test_a_tilted_gantry_shears_the_grid(tmp_path: Path) -> None:
+    """The table moves along z, the slices lean: each next one begins straight above the last."""
+    lean = ((1.0, 0.0, 0.0), (0.0, 0.96, -0.28))
+    for number in range(3):
+        position = [10, 20, 30 + 2 * number]
+        write_slice(tmp_path / f"{number}.dcm", 0, directions=lean, ImagePositionPatient=position)
+    affine = read_dicom_series(tmp_path).affine
+    np.testing.assert_allclose(affine[:3, 2], [0, 0, 2])
+    np.testing.assert_allclose(affine[:3, 1], [0, -0.48, -0.14])
+
+
+def test_each_slice_is_scaled_by_its_own_header(tmp_path: Path) -> None:
+    whole, fractions = tmp_path / "whole", tmp_path / "fractions"
+    write_slice(whole / "a.dcm", 0, RescaleSlope=1, RescaleIntercept=-1024)
+    write_slice(whole / "b.dcm", 1, RescaleSlope=2, RescaleIntercept=-1000)
+    image = read_dicom_series(whole)
+    assert image.array.dtype == np.int16
+    assert image.array[0, :, 0].tolist() == [[-1024, -1000], [-1023, -998], [-1022, -996]]
+    write_slice(fractions / "a.dcm", 0)
+    write_slice(fractions / "b.dcm", 1, RescaleSlope=0.5, RescaleIntercept=0.25)
+    image = read_dicom_series(fractions)
+    assert image.array.dtype == np.float32
+    assert image.array[0, :, 0].tolist() == [[0, 0.25], [1, 0.75], [2, 1.25]]
+
+
+def test_numbers_beyond_16_bits_are_kept(tmp_path: Path) -> None:
+    pixels = np.array([[0, 65535]], np.uint16)
+    write_slice(tmp_path / "a.dcm", 0, pixels, RescaleIntercept=-1)
+    assert read_dicom_series(tmp_path).array[0, :, 0, 0].tolist() == [-1, 65534]
+
+
+def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
+    write_slice(tmp_path / "a.dcm", 0, SliceThickness=2.5)
+    image = read_dicom_series(tmp_path)
+    assert image.array.shape == (1, 3, 2, 1)
+    assert image.affine[2, 2] == 2.5
+
+
+def test_big_endian_and_run_lengths(tmp_path: Path, shared_data: Path) -> None:
+    write_slice(tmp_path / "own" / "a.dcm", 0, big_endian=True)
+    array = read_dicom_series(tmp_path / "own").array
+    assert array.dtype.isnative
+    np.testing.assert_array_equal(array[0, :, :, 0], PLANE.T)
+    single = shared_data / "loader_oddities" / "real_files" / "dicom_single"
+    read = []
+    for kind in ("implicit", "bigendian", "RLE"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        shutil.copy(single / f"MR_small_{kind}.dcm", folder)
+        read.append(read_dicom_series(folder).array)
+        reference = sitk.GetArrayFromImage(sitk.ReadImage(str(single / f"MR_small_{kind}.dcm")))
+        np.testing.assert_array_equal(read[-1][0], reference.transpose(2, 1, 0))
+    np.testing.assert_array_equal(read[0], read[1])
+    np.testing.assert_array_equal(read[0], read[2])
+
+
+def test_a_compression_that_cannot_be_undone_is_told_with_the_way_out(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "a.dcm", 0)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.PixelData = encapsulate([b"\xff\xd8 no jpeg \xff\xd9"])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    with pytest.raises(ImageFileError, match="the voxels cannot be read: .*JPEG Lossless") as caught:
+        read_dicom_series(tmp_path)
+    assert caught.value.code == "unreadable"
+    assert "gdcmconv --raw" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        (lambda f: write_slice(f / "d.dcm", 6, SeriesInstanceUID=OTHER_SERIES), "several_series", "2 series"),
+        (lambda f: write_slice(f / "d.dcm", 2), "duplicate_slice", "c and d.dcm lie at one position"),
+        (lambda f: shutil.copy(f / "c", f / "d.dcm"), "duplicate_slice", "c and d.dcm lie at one position"),
+        (
+            lambda f: write_slice(f / "d.dcm", 8),
+            "slice_spacing",
+            "4 mm between a.dcm and d.dcm, 2 mm between",
+        ),
+        (lambda f: write_slice(f / "d.dcm", 5.5), "slice_spacing", "1.5 mm between a.dcm and d.dcm"),
+        (lambda f: write_slice(f / "d.dcm", 6, PLANE.T), "shape_invalid", r"\(2, 3\) in d.dcm"),
+        (lambda f: write_slice(f / "d.dcm", 6, PixelSpacing=[1, 1]), "geometry_invalid", "spacing are"),
+        (
+            lambda f: write_slice(f / "d.dcm", 6, directions=((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))),
+            "geometry_invalid",
+            "directions are",
+        ),
+        (
+            lambda f: write_slice(f / "d.dcm", 6, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]),
+            "geometry_invalid",
+            "map it to no space",
+        ),
+        (
+            lambda f: write_slice(f / "d.dcm", 6, ImagePositionPatient=None),
+            "geometry_invalid",
+            "lacks ImagePositionPatient",
+        ),
+        (lambda f: write_slice(f / "d.dcm", 6, NumberOfFrames=2), "shape_invalid", "2 frames of 1 colours"),
+        (lambda f: write_slice(f / "d.dcm", 6, SamplesPerPixel=3), "shape_invalid", "1 frames of 3 colours"),
+        (
+            lambda f: write_slice(f / "d.dcm", 6, Rows=None, Modality="RTSTRUCT"),
+            "unreadable",
+            r"holds no image \(modality RTSTRUCT\)",
+        ),
+        (
+            lambda f: write_slice(f / "d.dcm", 6, PixelData=b"12"),
+            "truncated",
+            "2 bytes of voxels, .* promises 12",
+        ),
+        (lambda f: write_slice(f / "d.dcm", 6, PixelData=None), "unreadable", "the voxels cannot be read"),
+        (lambda f: (f / "d.dcm").write_bytes(b""), "unreadable", "the file is empty"),
+        (lambda f: (f / "d.dcm").write_bytes(b"x" * 200), "unreadable", "the DICOM header is damaged"),
+    ],
+)
+def test_what_would_bend_space_is_refused(
+    series: Path, spoil: Callable[[Path], object], code: str, said: str
+) -> None:
+    spoil(series)
+    with pytest.raises(ImageFileError, match=said) as caught:
+        read_dicom_series(series)
+    assert caught.value.code == code
+    assert str(series) in caught.value.where
+
+
+def test_positions_rounded_to_a_tenth_are_even(tmp_path: Path) -> None:
+    for number in range(40):
+        write_slice(tmp_path / f"{number}.dcm", round(number * 0.625, 1))
+    assert read_dicom_series(tmp_path).array.shape[3] == 40
+
+
+@pytest.mark.parametrize("missing", [1, 20, 38])
+def test_one_missing_slice_of_many_is_seen_wherever_it_is(tmp_path: Path, missing: int) -> None:
+    for number in set(range(40)) - {missing}:
+        write_slice(tmp_path / f"{number:02}.dcm", number * 0.5)
+    with pytest.raises(ImageFileError, match=f"1 mm between {missing - 1:02}.dcm and {missing + 1:02}.dcm"):
+        read_dicom_series(tmp_path)
+
+
+def test_every_cut_of_a_slice_is_refused(tmp_path: Path) -> None:
+    whole = write_slice(tmp_path / "a.dcm", 0).read_bytes()
+    for length in range(0, len(whole), 3):
+        (tmp_path / "a.dcm").write_bytes(whole[:length])
+        with pytest.raises(ImageFileError):
+            read_dicom_series(tmp_path)
+
+
+def test_a_folder_without_slices(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("none")
+    assert not is_dicom_series(tmp_path)
+    assert not is_dicom_series(tmp_path / "notes.txt")
+    with pytest.raises(ImageFileError, match="holds no DICOM file"):
+        read_dicom_series(tmp_path)
+    with pytest.raises(ImageFileError, match="no such folder"):
+        read_dicom_series(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [  # from manifest.csv
+        ("derived_files/dicom_missing_slices", "slice_spacing", "4 mm between .*, 1 mm between most others"),
+        ("derived_files/dicom_duplicate_slice", "duplicate_slice", "copy_of_slice.dcm lie at one position"),
+        ("derived_files/dicom_two_series_mixed", "several_series", r"2 series.*\(6 slices\).*\(6 slices\)"),
+        ("real_files/dicom_gantry_tilt_variable_spacing", "slice_spacing", "not evenly spaced"),
+    ],
+)
+def test_odd_series_are_refused(shared_data: Path, name: str, code: str, said: str) -> None:
+    with pytest.raises(ImageFileError, match=said) as caught:
+        read_dicom_series(shared_data / "loader_oddities" / name)
+    assert caught.value.code == code
+
+
+def test_a_truncated_real_file_is_refused(shared_data: Path, tmp_path: Path) -> None:
+    shutil.copy(
+        shared_data / "loader_oddities" / "real_files" / "dicom_single" / "MR_truncated.dcm", tmp_path
+    )
+    with pytest.raises(ImageFileError, match=r"8130 bytes of voxels, its header promises 8192") as caught:
+        read_dicom_series(tmp_path)
+    assert caught.value.code == "truncated"
+
+
+@pytest.mark.parametrize(
+    "name", ["loader_oddities/real_files/dicom_small_ct_series", "hippocrop_dicom/Study2/*"]
+)
+def test_real_series_equal_what_simpleitk_reads(shared_data: Path, name: str) -> None:
+    (folder,) = shared_data.glob(name)
+    image = read_dicom_series(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    reference = reader.Execute()
+    np.testing.assert_array_equal(image.array[0], sitk.GetArrayFromImage(reference).transpose(2, 1, 0))
+    for index in ((0, 0, 0), (7, 5, 3)):
+        expected = np.array(reference.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
+        np.testing.assert_allclose((image.affine @ [*index, 1])[:3], expected, atol=1e-4)
+
+
+def test_lidc_equals_its_luna16_twins(shared_data: Path) -> None:
+    """Voxels and world agree between the two readers; two of the MetaImages are cropped in x and y."""
+    twins = sorted((shared_data / "luna16" / "subset0").glob("*.mhd"))
+    assert len(twins) == 3
+    for path in twins:
+        (folder,) = shared_data.glob(f"lidc_idri/LIDC-IDRI/*/*/{path.stem}")
+        series, twin = read_dicom_series(folder), read_metaimage(path)
+        start = np.linalg.solve(series.affine, twin.affine[:, 3])[:3]
+        np.testing.assert_allclose(start, np.rint(start), atol=1e-3)
+        corner = np.rint(start).astype(int)
+        box = tuple(slice(low, low + size) for low, size in zip(corner, twin.array.shape[1:], strict=True))
+        np.testing.assert_array_equal(series.array[0][box], twin.array[0])
+        index = np.array([100, 200, 7])
+        expected = (twin.affine @ [*index, 1])[:3]
+        np.testing.assert_allclose((series.affine @ [*(index + corner), 1])[:3], expected, atol=1e-3)

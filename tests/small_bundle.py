@@ -1,0 +1,64 @@
+"""Bundles of untrained networks: where a prediction lies does not depend on what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline.bundle import save_bundle
+from pipeline.config import PredictParams
+from pipeline.models.networks import build_network
+from pipeline.plan import ChannelNormalization, Plan
+from pipeline.topology import pooling
+
+PREDICT = PredictParams(
+    overlap=0.5, mirror="none", min_component_mm3=0.0, min_score=0.05, label_score=0.5, duplicate_iou=0.5,
+    link_iou=0.3,
+)  # fmt: skip
+
+
+def write_ct_bundle(folder: Path) -> Path:
+    """A 3D U-Net of one channel and the labels 0, 2 and 5."""
+    how = ChannelNormalization(scheme="ct", low=-100, high=300, mean=50, std=80)
+    names = ("background", "liver", "tumour")
+    return _write(folder, _plan(("CT",), (16, 16, 16), 2.0, names, (0, 2, 5), how))
+
+
+def write_picture_bundle(folder: Path, values: tuple[int, ...] = (0, 1, 200)) -> Path:
+    """A 2D U-Net for pictures in colours."""
+    how = ChannelNormalization(scheme="zscore")
+    names = ("background", "nucleus", "debris")
+    return _write(folder, _plan(("R", "G", "B"), (32, 32, 1), 1.0, names, values, how))
+
+
+def _plan(
+    channels: tuple[str, ...],
+    patch: tuple[int, int, int],
+    spacing: float,
+    names: tuple[str, ...],
+    values: tuple[int, ...],
+    how: ChannelNormalization,
+) -> Plan:
+    strides, kernels = pooling(patch, (spacing,) * 3)
+    return Plan(
+        dataset="x", channels=channels, label_names=names, label_values=values,
+        dimensions=2 if patch[2] == 1 else 3, spacing_mm=(spacing,) * 3, patch_size=patch, batch_size=2,
+        strides=strides, kernels=kernels, features=(4, 8, 16, 16)[: len(strides)], reasons={}, n_cases=1,
+        normalization=(how,) * len(channels),
+    )  # fmt: skip
+
+
+def _write(folder: Path, plan: Plan) -> Path:
+    arguments = {
+        "channels": len(plan.channels), "classes": len(plan.label_values), "features": list(plan.features),
+        "strides": plan.strides, "kernels": plan.kernels, "dimensions": plan.dimensions,
+    }  # fmt: skip
+    torch.manual_seed(3)
+    folder.mkdir()
+    save_bundle(
+        folder, build_network("unet", **arguments).state_dict(), model="unet", network="unet",
+        network_arguments=arguments, plan=plan, params={}, provenance={},
+        validation_metric="validation_dice", validation_score=None,
+    )  # fmt: skip
+    return folder
