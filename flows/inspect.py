@@ -6,39 +6,68 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow
 
 from flows.stage import map_cases, run_stage
 from pipeline.cases import QUARANTINED, WARN, CaseRecord, save_cases
-from pipeline.config import load_params
-from pipeline.inspection import (
-    Fingerprint,
-    inspect_case,
-    inspect_set,
-    require_usable_set,
-)
-from pipeline.io.sources import DatasetFacts, list_cases
+from pipeline.config import InspectParams, load_params
+from pipeline.inspection import InspectedCase, inspect_case, inspect_set, require_usable_set
+from pipeline.io.sources import RawDataset, open_dataset
+from pipeline.objects import save_objects
 
 LOGGER = logging.getLogger("segtrail")
 OUTPUT = Path("data/inspected")
+TEMPORARY = OUTPUT.with_name(f"{OUTPUT.name}.tmp")
 
 
 @flow(name="inspect")
 def inspect_flow() -> None:
     """Reads every raw file once, and writes `data/inspected` when the whole set may be used."""
     params = load_params().inspect
-    facts, records = list_cases(Path("data/raw") / params.dataset, params.layout)
-    results = map_cases(
-        partial(inspect_case, facts=facts, params=params), records, "inspect", lambda r: r.case_id
-    )
+    dataset = open_dataset(Path("data/raw") / params.dataset, params.layout)
+    shutil.rmtree(TEMPORARY, ignore_errors=True)
+    try:
+        _inspect(dataset, params)
+    finally:
+        shutil.rmtree(TEMPORARY, ignore_errors=True)
+
+
+def _inspect(dataset: RawDataset, params: InspectParams) -> None:
+    """Builds the output folder beside its place, then moves it there: it is whole or not there at all."""
+    folder = TEMPORARY / "references"
+    folder.mkdir(parents=True)
+
+    def inspect(record: CaseRecord) -> InspectedCase:
+        return inspect_case(record, dataset.facts, params, dataset.references.get(record.case_id), folder)
+
+    results = map_cases(inspect, dataset.records, "inspect", lambda record: record.case_id)
     cases = inspect_set(results, params)
     _show(cases)
     require_usable_set(cases, params)
     usable = {case.case_id for case in cases if case.usable}
-    _write(facts, cases, [f for _, f in results if f is not None and f.case_id in usable])
+    kept = [result for result in results if result.record.case_id in usable]
+    save_cases([_moved(case) for case in cases], TEMPORARY / "cases.csv")
+    save_objects([row for result in kept for row in result.objects], TEMPORARY / "objects.csv")
+    dataset.facts.save(TEMPORARY / "dataset.json")
+    (TEMPORARY / "fingerprints").mkdir()
+    for result in kept:
+        if result.fingerprint is not None:
+            result.fingerprint.save(TEMPORARY / "fingerprints" / f"{result.record.case_id}.json")
+    if not dataset.references:
+        folder.rmdir()
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    TEMPORARY.replace(OUTPUT)
+
+
+def _moved(case: CaseRecord) -> CaseRecord:
+    """The record with its references where they will be."""
+    label, instances = (
+        name.replace(TEMPORARY.as_posix(), OUTPUT.as_posix(), 1) for name in (case.label, case.instances)
+    )
+    return replace(case, label=label, instances=instances)
 
 
 def _show(cases: Sequence[CaseRecord]) -> None:
@@ -52,19 +81,6 @@ def _show(cases: Sequence[CaseRecord]) -> None:
         "inspected %d cases: %d usable (%d of them with a warning), %d quarantined",
         *(len(cases), usable, counts[WARN], counts[QUARANTINED]),
     )
-
-
-def _write(facts: DatasetFacts, cases: Sequence[CaseRecord], fingerprints: Sequence[Fingerprint]) -> None:
-    """Writes the output folder beside its place, then moves it there: it is whole or not there at all."""
-    temporary = OUTPUT.with_name(f"{OUTPUT.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "fingerprints").mkdir(parents=True)
-    save_cases(cases, temporary / "cases.csv")
-    facts.save(temporary / "dataset.json")
-    for fingerprint in fingerprints:
-        fingerprint.save(temporary / "fingerprints" / f"{fingerprint.case_id}.json")
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    temporary.replace(OUTPUT)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from pipeline.config import Name, Section, load_params
+from pipeline.config import LayoutName, Name, Section, load_params
 from pipeline.errors import SegtrailError, collect, unknown_name
 
 
@@ -35,7 +35,7 @@ class PresetDataset(Section):
     """The data set of a preset; name and layout become `inspect.dataset` and `inspect.layout`."""
 
     name: Name
-    layout: Literal["msd", "table"]
+    layout: LayoutName
     download: Download | None = None
 
 

@@ -20,6 +20,7 @@ from pipeline.errors import SegtrailError, collect
 
 FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file until one of the two is written
 CHUNK_BYTES = 1 << 20
+KEEP = ".keep"  # put into empty folders, which DVC would forget: they may mean something (an image without masks)
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Change:
 def list_files(folder: Path) -> dict[str, Path]:
     """All files by relative path; links are followed, hidden files and folders left out.
 
+    A folder that holds nothing else has a file `.keep`, which need not exist.
+
     Raises:
         SegtrailError: Links that lead nowhere or in a circle, things that are no files; all are listed.
     """
@@ -54,7 +57,10 @@ def list_files(folder: Path) -> dict[str, Path]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in (here / name for name in sorted(names) if not name.startswith(".")):
+        visible = [here / name for name in sorted(names) if not name.startswith(".")]
+        if not visible and not folders and here != folder:
+            files[(here / KEEP).relative_to(folder).as_posix()] = here / KEEP
+        for file in visible:
             if file.is_file():
                 files[file.relative_to(folder).as_posix()] = file
             else:
@@ -84,13 +90,11 @@ def build_tree(source: Path, target: Path, staging: Path) -> Change:
     change = Change(removed=sorted(old.keys() - files.keys()))
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        progress = ByteProgress(
-            "compare and copy" if old else "copy", sum(path.stat().st_size for path in files.values())
-        )
+        progress = ByteProgress("compare and copy" if old else "copy", sum(map(_size, files.values())))
         for name, path in files.items():
             copy = staging / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            if name in old and (path.samefile(old[name]) or filecmp.cmp(path, old[name], shallow=False)):
+            if name in old and _is_same(path, old[name]):
                 change.same += 1
                 _link(old[name], copy)
             else:
@@ -104,6 +108,17 @@ def build_tree(source: Path, target: Path, staging: Path) -> Change:
     return change
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    """Whether two files hold the same bytes."""
+    if first.name == KEEP:
+        return second.exists()
+    return first.samefile(second) or filecmp.cmp(first, second, shallow=False)
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
@@ -112,6 +127,9 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    if source.name == KEEP:
+        target.touch()
+        return
     with source.open("rb") as reader, target.open("wb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())

@@ -15,6 +15,21 @@ QUARANTINED = "quarantined"
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a case.
+
+    Attributes:
+        code: Machine-readable, such as "not_finite".
+        reason: For a person, with the measured value and the limit.
+        fatal: Whether the case is quarantined for it; otherwise it only warns.
+    """
+
+    code: str
+    reason: str
+    fatal: bool = True
+
+
+@dataclass(frozen=True)
 class CaseRecord:
     """One case of a data set.
 
@@ -22,10 +37,13 @@ class CaseRecord:
         case_id: Unique name, also the stem of every file made for the case.
         patient_id: Cases of one patient never stand on two sides of a split.
         site: Where the case comes from; "" when unknown.
-        images: One file a channel, in the order of the data set's channels; paths relative to the project.
-        label: Label map file, "" when the case has none.
+        images: In the order of the data set's channels: one file a channel, or one file (or folder of a DICOM
+            series) with all of them; paths relative to the project.
+        label: Label map file, "" when the case has none. Where the raw data hold no label maps, `inspect`
+            derives them once, into `data/inspected/references`.
         instances: Instance map file (ids 1..n), "" when there is none.
-        sha256: Of the bytes of all files above.
+        sha256: Of the images' bytes and of the references' (of derived ones: of their voxels); it changes when
+            anything changes that a model is trained on.
         shape: Voxels along X, Y, Z in canonical (RAS+) axis order.
         spacing_mm: Voxel size along the same axes.
         orientation: Axis codes of the file as stored, such as "LPS".

@@ -3,96 +3,123 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.cases import QUARANTINED, WARN, CaseRecord
+from pipeline.case_checks import (
+    UNKNOWN_VALUE,
+    check_channels,
+    check_grids,
+    check_images,
+    check_instances,
+    check_labels,
+)
+from pipeline.cases import QUARANTINED, WARN, CaseRecord, Finding
 from pipeline.config import InspectParams
-from pipeline.errors import SegtrailError, collect
+from pipeline.errors import ImageFileError, SegtrailError, collect
 from pipeline.fingerprint import Fingerprint, build_fingerprint
-from pipeline.grids import Grid, describe_difference
-from pipeline.io.nifti import (
-    NiftiError,
+from pipeline.instances import describe_objects, find_instances
+from pipeline.io.dataset import DatasetFacts
+from pipeline.io.images import (
+    PICTURE_SUFFIXES,
     StoredImage,
-    count_not_finite,
-    parse_nifti,
-    read_contents,
+    image_suffix,
+    read_image_file,
+    save_instance_map,
+    save_label_map,
     to_label_map,
 )
-from pipeline.io.sources import DatasetFacts
+from pipeline.io.references import OBJECT, ReferenceBuilder
+from pipeline.objects import ObjectRow
 from pipeline.outliers import find_copies, find_position_outliers
 from pipeline.volume import LabelMap, Volume, axis_codes, spacing_mm, to_canonical
 
-__all__ = ["Finding", "Fingerprint", "inspect_case", "inspect_set", "require_usable_set"]
+__all__ = ["Fingerprint", "InspectedCase", "inspect_case", "inspect_set", "require_usable_set"]
 
-UNKNOWN_VALUE = "label_value_unknown"
+REFERENCES = ("label", "instances")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a case.
+class InspectedCase:
+    """What the inspection of one case found.
 
     Attributes:
-        code: Machine-readable, such as "not_finite".
-        reason: For a person, with the measured value and the limit.
-        fatal: Whether the case is quarantined for it; otherwise it only warns.
+        record: With hash, geometry and verdict.
+        fingerprint: None when the case is quarantined.
+        objects: Its reference objects; none when the case is quarantined or has no label.
     """
 
-    code: str
-    reason: str
-    fatal: bool = True
+    record: CaseRecord
+    fingerprint: Fingerprint | None
+    objects: tuple[ObjectRow, ...] = ()
 
 
 @dataclass
 class _Reading:
     """The files of one case by role, as far as they could be read."""
 
-    sha256: str = ""
     images: dict[str, StoredImage] = field(default_factory=dict)
     maps: dict[str, LabelMap] = field(default_factory=dict)
+    objects: tuple[ObjectRow, ...] | None = None
     findings: list[Finding] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        """Of the digests of all files; "" when one could not be read."""
+        return hashlib.sha256("".join(self.digests).encode()).hexdigest() if all(self.digests) else ""
 
 
 def inspect_case(
-    record: CaseRecord, facts: DatasetFacts, params: InspectParams
-) -> tuple[CaseRecord, Fingerprint | None]:
+    record: CaseRecord,
+    facts: DatasetFacts,
+    params: InspectParams,
+    build: ReferenceBuilder | None = None,
+    folder: Path | None = None,
+) -> InspectedCase:
     """Reads a case's files, each once, and checks them.
 
     Args:
         record: The case as its layout lists it; paths relative to the working directory.
         facts: Of the data set: its channels and labels.
         params: Limits.
-
-    Returns:
-        The record with hash, geometry and verdict; and the fingerprint, None when the case is quarantined.
+        build: What makes the reference of a case whose labels are no images.
+        folder: Where such a reference is saved as `<case_id>_labels.nii.gz` and `<case_id>_instances.nii.gz`;
+            None saves nothing. Only that of a usable case is saved.
     """
     reading = _read_case(record)
     images = list(reading.images.values())
-    findings = [*reading.findings, *_check_images(reading.images)]
+    if build is not None and len(images) == len(record.images):
+        _derive(reading, build, params)
+    colours = all(image_suffix(Path(name)) in PICTURE_SUFFIXES for name in record.images)
+    findings = [*reading.findings, *check_images(reading.images, colours)]
     if len(images) == len(record.images):
-        findings += _check_channels(images, facts)
-    findings += _check_grids(reading, params)
-    label = reading.maps.get("label")
+        findings += check_channels(images, facts)
+    findings += check_grids(reading.images, reading.maps, params)
+    label, instances = (reading.maps.get(role) for role in REFERENCES)
     if label is not None:
-        findings += _check_labels(label, facts)
+        findings += check_labels(label, facts)
+    if label is not None and instances is not None and label.array.shape == instances.array.shape:
+        findings += check_instances(instances.array, label.array)
     record = replace(record, sha256=reading.sha256)
     if images:
         record = _with_geometry(record, images[0])
     record = _with_findings(record, findings)
     if not record.usable:
-        return record, None
+        return InspectedCase(record, None)
+    if build is not None and folder is not None:
+        record = _save_references(record, reading.maps, folder)
     voxels = images[0].array if len(images) == 1 else np.concatenate([image.array for image in images])
     volume = Volume(voxels, images[0].affine)
-    return record, build_fingerprint(record.case_id, volume, label, facts.labels, record.sha256)
+    ids = None if instances is None else instances.array
+    fingerprint = build_fingerprint(record.case_id, volume, label, facts.labels, record.sha256, ids)
+    return InspectedCase(record, fingerprint, _list_objects(record, reading, facts))
 
 
-def inspect_set(
-    results: Sequence[tuple[CaseRecord, Fingerprint | None]], params: InspectParams
-) -> list[CaseRecord]:
+def inspect_set(results: Sequence[InspectedCase], params: InspectParams) -> list[CaseRecord]:
     """Adds the findings that only the whole set shows.
 
     A case whose label lies where no other case has it is quarantined (`label_position`); a case with the
@@ -102,11 +129,11 @@ def inspect_set(
         results: What `inspect_case` returned for every case.
         params: Limits.
     """
-    fingerprints = {f.case_id: f for _, f in results if f is not None}
+    fingerprints = {r.record.case_id: r.fingerprint for r in results if r.fingerprint is not None}
     outliers = find_position_outliers(list(fingerprints.values()), params.position_outlier)
     copies = find_copies([f for case_id, f in fingerprints.items() if case_id not in outliers])
     cases = []
-    for record, _ in results:
+    for record in (result.record for result in results):
         findings = []
         if record.case_id in outliers:
             findings.append(Finding("label_position", outliers[record.case_id]))
@@ -150,86 +177,61 @@ def _list(cases: Sequence[CaseRecord]) -> str:
 
 
 def _read_case(record: CaseRecord) -> _Reading:
-    """Reads each file once: its bytes for the hash of the case, then its voxels."""
-    reading, digest = _Reading(), hashlib.sha256()
+    """Reads each file once: its bytes for the hash of the case, and its voxels."""
+    reading = _Reading()
     several = len(record.images) > 1
     roles = [(f"image {i}" if several else "image", name) for i, name in enumerate(record.images)]
-    roles += [(role, name) for role in ("label", "instances") if (name := getattr(record, role))]
+    roles += [(role, name) for role in REFERENCES if (name := getattr(record, role))]
+    read: dict[str, tuple[StoredImage, str]] = {}  # a grey picture is named once a channel
     for role, name in roles:
-        path = Path(name)
+        sha256 = ""
         try:
-            contents = read_contents(path)
-            digest.update(contents)
-            stored = parse_nifti(contents, path)
-            if role in ("label", "instances"):
-                reading.maps[role] = to_label_map(stored, path)
+            stored, sha256 = read[name] = read.get(name) or read_image_file(Path(name))
+            if role in REFERENCES:
+                reading.maps[role] = to_label_map(stored, Path(name))
             else:
                 reading.images[role] = stored
-        except NiftiError as problem:
+        except ImageFileError as problem:
             reading.findings.append(Finding(problem.code, f"{role}: {problem.what}"))
-    reading.sha256 = digest.hexdigest()
+        reading.digests.append(sha256)
     return reading
 
 
-def _check_images(images: Mapping[str, StoredImage]) -> list[Finding]:
-    findings = []
-    for role, image in images.items():
-        bad = count_not_finite(image.array)
-        if bad:
-            what = f"{role}: {bad} of {image.array.size} voxels are NaN or Inf, limit 0"
-            findings.append(Finding("not_finite", what))
-            continue
-        for index, channel in enumerate(image.array):
-            if channel.min() == channel.max():
-                at = f"{role}, channel {index}" if len(image.array) > 1 else role
-                what = f"{at}: all voxels are {channel.flat[0]:g}, expected at least two values"
-                findings.append(Finding("constant_image", what))
-    return findings
+def _derive(reading: _Reading, build: ReferenceBuilder, params: InspectParams) -> None:
+    """Makes the reference that the raw data do not hold as images; its voxels count into the case's hash."""
+    image = next(iter(reading.images.values()))
+    references = build(image, params.agreement)
+    reading.findings += references.findings
+    if references.instances is None:
+        return
+    instances = references.instances
+    label = np.where(instances > 0, np.uint8(OBJECT), np.uint8(0))
+    reading.maps = {"label": LabelMap(label, image.affine), "instances": LabelMap(instances, image.affine)}
+    reading.objects = references.objects
+    reading.digests.append(hashlib.sha256(np.ascontiguousarray(instances).tobytes()).hexdigest())
 
 
-def _check_channels(images: Sequence[StoredImage], facts: DatasetFacts) -> list[Finding]:
-    count = sum(len(image.array) for image in images)
-    if count == len(facts.channels):
-        return []
-    names = ", ".join(facts.channels)
-    what = f"the image has {count} channel(s), dataset.json names {len(facts.channels)} ({names})"
-    return [Finding("channel_count", what)]
+def _save_references(record: CaseRecord, maps: Mapping[str, LabelMap], folder: Path) -> CaseRecord:
+    label, instances = (folder / f"{record.case_id}_{name}.nii.gz" for name in ("labels", "instances"))
+    save_label_map(maps["label"], label)
+    save_instance_map(maps["instances"], instances)
+    return replace(record, label=label.as_posix(), instances=instances.as_posix())
 
 
-def _check_grids(reading: _Reading, params: InspectParams) -> list[Finding]:
-    """Compares every file with the first image, and the two forms of the first image's header."""
-    grids = [(role, Grid(image.array.shape[1:], image.affine)) for role, image in reading.images.items()]
-    if not grids:
-        return []
-    first_role, first = grids[0]
-    grids += [(role, Grid(m.array.shape, m.affine)) for role, m in reading.maps.items()]
-    limit = params.affine_tolerance_mm
-    findings = []
-    for role, grid in grids[1:]:
-        difference = describe_difference(first, grid, limit)
-        if difference:
-            what = f"{role} against {first_role}: {difference}, limit inspect.affine_tolerance_mm = {limit:g}"
-            findings.append(Finding("geometry_mismatch", what))
-    conflict = reading.images[first_role].form_conflict_mm
-    if conflict > limit:
-        what = f"{first_role}: sform and qform differ by {conflict:.3g} mm, the sform is used"
-        findings.append(Finding("form_conflict", what, fatal=False))
-    return findings
-
-
-def _check_labels(label: LabelMap, facts: DatasetFacts) -> list[Finding]:
-    counts: Counter[int] = Counter()
-    for plane in np.moveaxis(label.array, -1, 0):  # sorting small planes beats sorting the volume
-        values, voxels = np.unique(plane, return_counts=True)
-        counts.update(dict(zip(values.tolist(), voxels.tolist(), strict=True)))
-    known = set(facts.labels.values())
-    unknown = [f"{value} ({count} voxels)" for value, count in sorted(counts.items()) if value not in known]
-    if unknown:
-        legal = ", ".join(map(str, sorted(known)))
-        return [Finding(UNKNOWN_VALUE, f"label: value {', '.join(unknown)}; known are {legal}")]
-    if set(counts) == {0}:
-        return [Finding("empty_label", "label: no voxel is foreground", fatal=False)]
-    return []
+def _list_objects(record: CaseRecord, reading: _Reading, facts: DatasetFacts) -> tuple[ObjectRow, ...]:
+    """The rows of the annotation; without one, what the maps show."""
+    if reading.objects is not None:
+        return reading.objects
+    if "label" not in reading.maps:
+        return ()
+    label = reading.maps["label"]
+    ids = reading.maps["instances"].array if "instances" in reading.maps else find_instances(label.array)
+    names = {value: name for name, value in facts.labels.items() if value}
+    return tuple(
+        ObjectRow(record.case_id, o.id, names[o.label], o.diameter_mm, *o.centroid_mm, o.voxels)
+        for o in describe_objects(ids, label.array, label.affine)
+        if o.label
+    )
 
 
 def _with_geometry(record: CaseRecord, image: StoredImage) -> CaseRecord:

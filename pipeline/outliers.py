@@ -11,6 +11,7 @@ from pipeline.fingerprint import Fingerprint
 
 FEWEST_CASES = 10  # below, a median deviation says too little
 SPREAD_FLOOR = 0.02  # of the volume's edge: two voxels of 100 are no outlier, however alike the others are
+MOST_OBJECTS = 2  # a case, in the median: a class with more (nuclei, vessels) has no place of its own
 COMPANIONS = 0.1  # share of the set that makes a place legitimate: left and right organs, for example
 QUANTILES = {0.5: 0.6745, 0.75: 1.1503}  # of the absolute deviation, in sigmas of a normal distribution
 
@@ -39,7 +40,8 @@ def find_position_outliers(fingerprints: Sequence[Fingerprint], limit: float) ->
             for f in fingerprints
             if name in f.classes and (centre := f.classes[name].centroid_fraction) is not None
         }
-        if len(centres) < FEWEST_CASES:
+        counts = [f.classes[name].objects for f in fingerprints if f.case_id in centres]
+        if len(centres) < FEWEST_CASES or np.median(counts) > MOST_OBJECTS:
             continue
         positions = np.array(list(centres.values()))
         median, scaled = _scale(positions)

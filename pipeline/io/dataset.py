@@ -6,13 +6,14 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.cases import CaseRecord
 from pipeline.errors import SegtrailError, collect
+from pipeline.io.references import ReferenceBuilder
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 CONTRACT = "see data/README.md for what the file holds"
@@ -62,12 +63,14 @@ class Listing:
         folder: Of the raw data set, relative to the project.
         facts: None when `dataset.json` is damaged.
         records: The cases, without geometry or hash.
+        references: What makes the reference of a case, by case_id; for cases whose labels are no images.
         problems: Everything that is wrong.
     """
 
     folder: Path
     facts: DatasetFacts | None = None
     records: list[CaseRecord] = field(default_factory=list)
+    references: dict[str, ReferenceBuilder] = field(default_factory=dict)
     problems: list[SegtrailError] = field(default_factory=list)
 
     def problem(self, what: str, where: str | Path, fix: str) -> None:
@@ -134,6 +137,23 @@ def read_table(path: Path, needed: tuple[str, ...], listing: Listing) -> list[di
         listing.problem(what, path, "add the columns; the separator is a comma")
         return []
     return [row for row in rows if any(row.values())]
+
+
+def read_patients(path: Path, case_ids: Collection[str], listing: Listing) -> dict[str, tuple[str, str]]:
+    """Reads who a case is of, from a table with case_id, patient_id and optionally site.
+
+    Returns:
+        Patient and site by case_id; nothing when there is no table. A case without a row is a problem: it
+        would silently be a patient of its own, which is the way a patient gets on two sides of the split.
+    """
+    if not path.exists():
+        return {}
+    rows = read_table(path, ("case_id", "patient_id"), listing)
+    patients = {row["case_id"]: (row["patient_id"], row.get("site", "")) for row in rows}
+    missing = sorted(set(case_ids) - {name for name, (patient, _) in patients.items() if patient})
+    if rows and missing:
+        listing.problem(f"no patient_id for {', '.join(missing)}", path, "add a row for each case")
+    return patients
 
 
 def parse_facts(raw: Mapping[str, Any], path: Path, listing: Listing) -> DatasetFacts | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cases import CaseRecord
-from pipeline.io.dataset import Listing, image_stem, parse_facts, read_json, read_table
+from pipeline.io.dataset import Listing, image_stem, parse_facts, read_json, read_patients
 
 LOGGER = logging.getLogger("segtrail")
 SUFFIXES = (".nii.gz", ".nii")
@@ -137,13 +137,7 @@ def _patients(raw: Mapping[str, Any], entries: list[_Entry], listing: Listing) -
         if isinstance(named, dict):
             return {str(k): (str(v), sites.get(str(k), "")) for k, v in named.items()}
         return {}
-    rows = read_table(path, ("case_id", "patient_id"), listing)
-    patients = {row["case_id"]: (row["patient_id"], row.get("site", "")) for row in rows}
-    # A case without a row would silently be a patient of its own: the way a patient gets on two sides.
-    missing = sorted({e.case_id for e in entries} - {k for k, v in patients.items() if v[0]}) if rows else []
-    if missing:
-        listing.problem(f"no patient_id for {', '.join(missing)}", path, "add a row for each case")
-    return patients
+    return read_patients(path, {entry.case_id for entry in entries}, listing)
 
 
 def _instances(case_id: str, folder: Path) -> str:

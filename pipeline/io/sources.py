@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cases import CaseRecord
 from pipeline.errors import SegtrailError, collect, unknown_name
 from pipeline.io.dataset import CASE_ID, DatasetFacts, Listing
+from pipeline.io.dsb2018 import list_dsb2018
+from pipeline.io.lidc import list_lidc
+from pipeline.io.luna16 import list_luna16
 from pipeline.io.msd import list_msd
+from pipeline.io.references import ReferenceBuilder
 from pipeline.io.table import list_table
 
-__all__ = ["LAYOUTS", "DatasetFacts", "list_cases"]
+__all__ = ["LAYOUTS", "DatasetFacts", "RawDataset", "list_cases", "open_dataset"]
 
-LAYOUTS: Mapping[str, Callable[[Path], Listing]] = {"msd": list_msd, "table": list_table}
+LAYOUTS: Mapping[str, Callable[[Path], Listing]] = {
+    "msd": list_msd,
+    "table": list_table,
+    "dsb2018": list_dsb2018,
+    "luna16": list_luna16,
+    "lidc": list_lidc,
+}
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """What a layout finds in a folder that is right.
+
+    Attributes:
+        facts: Of the data set.
+        records: One a case, by case_id, without geometry, hash or verdict.
+        references: What makes the reference of a case, by case_id; for cases whose labels are no images.
+    """
+
+    facts: DatasetFacts
+    records: Sequence[CaseRecord]
+    references: Mapping[str, ReferenceBuilder]
 
 
 def list_cases(folder: Path, layout: str) -> tuple[DatasetFacts, list[CaseRecord]]:
-    """Lists the cases of a raw data set; no image is opened.
+    """Facts and cases of `open_dataset`."""
+    dataset = open_dataset(folder, layout)
+    return dataset.facts, list(dataset.records)
+
+
+def open_dataset(folder: Path, layout: str) -> RawDataset:
+    """Lists the cases of a raw data set; no image is opened, of a DICOM series one header.
 
     Args:
         folder: Of the data set, relative to the project.
         layout: A name of LAYOUTS.
-
-    Returns:
-        The facts of the data set, and one record a case, by case_id, without geometry, hash or verdict.
 
     Raises:
         SegtrailError: The layout is unknown, the folder or files are missing, tables or `dataset.json` are
@@ -41,7 +70,8 @@ def list_cases(folder: Path, layout: str) -> tuple[DatasetFacts, list[CaseRecord
         listing.problem("the data set has no case", folder, "see data/README.md for the layout of a data set")
     if listing.facts is None or listing.problems:
         raise collect(listing.problems)
-    return listing.facts, sorted(listing.records, key=lambda record: record.case_id)
+    records = sorted(listing.records, key=lambda record: record.case_id)
+    return RawDataset(listing.facts, records, listing.references)
 
 
 def _missing_folder(folder: Path) -> SegtrailError:

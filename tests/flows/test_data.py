@@ -25,6 +25,8 @@ from flows import data
 from flows.data import add_data
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
+from pipeline.inspection import inspect_case
+from pipeline.io.sources import open_dataset
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TARGET = Path("data/raw/hippocampus")
@@ -214,6 +216,26 @@ def test_a_missing_label_is_found_before_the_copy(clone: Path, hippocampus: Path
     with pytest.raises(SegtrailError, match="hippocampus_003|label is missing"):
         add_data(raw, "hippocampus")
     assert read_state(clone) == before
+
+
+def test_an_image_without_nuclei_survives_dvc(clone: Path, tmp_path: Path) -> None:
+    """DVC keeps no empty folder, and the empty folder of masks is what says that there are none."""
+    from PIL import Image
+
+    for name in ("a", "b"):
+        for part in ("images", "masks"):
+            (tmp_path / "nuclei" / name / part).mkdir(parents=True)
+        pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+        Image.fromarray(pixels).save(tmp_path / "nuclei" / name / "images" / f"{name}.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "nuclei" / "a" / "masks" / "1.png")
+    add_data(tmp_path / "nuclei", "dsb2018")
+    params = load_params().inspect
+    assert (params.dataset, params.layout) == ("dsb2018", "dsb2018")
+    shutil.rmtree("data/raw/dsb2018")
+    dvc("checkout", "data/raw/dsb2018.dvc")
+    dataset = open_dataset(Path("data/raw/dsb2018"), "dsb2018")
+    cases = [inspect_case(r, dataset.facts, params, dataset.references[r.case_id]) for r in dataset.records]
+    assert [case.record.code for case in cases] == ["", "empty_label"]
 
 
 @pytest.mark.parametrize("step", ["dvc", "params"])

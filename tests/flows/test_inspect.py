@@ -18,6 +18,7 @@ from pipeline.cases import load_cases
 from pipeline.errors import SegtrailError
 from pipeline.inspection import Fingerprint
 from pipeline.io.sources import DatasetFacts
+from pipeline.objects import load_objects
 
 OUTPUT = Path("data/inspected")
 SPOILT = {
@@ -211,6 +212,77 @@ def test_brain_tumours_with_two_modalities_by_table(project: Path, shared_data: 
     fingerprint = Fingerprint.load(OUTPUT / "fingerprints" / f"{names[0]}.json")
     assert len(fingerprint.intensity) == 2
     assert fingerprint.intensity[0].mean != fingerprint.intensity[1].mean
+
+
+@pytest.fixture
+def nuclei(project: Path, shared_data: Path) -> Path:
+    """`data/raw/nuclei`: links to two real images of each type; one of them is spoilt."""
+    source, folder = shared_data / "dsb2018", project / "data/raw/nuclei"
+    folder.mkdir(parents=True)
+    rows = [line.split(",") for line in (source / "image_types.csv").read_text().splitlines()[1:]]
+    small = sorted(rows, key=lambda row: int(row[4]))
+    chosen = [
+        row[0] for kind in sorted({row[1] for row in rows}) for row in [r for r in small if r[1] == kind][:2]
+    ]
+    for case_id in chosen:
+        for path in (source / "stage1_train" / case_id).rglob("*.png"):
+            link = folder / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    spoilt = next((folder / "stage1_train" / chosen[0] / "masks").iterdir())
+    replace_file(spoilt, spoilt.read_bytes()[:-40])
+    (folder / "image_types.csv").symlink_to(source / "image_types.csv")
+    choose(project, "nuclei", "dsb2018")
+    return folder
+
+
+def test_nuclei_get_their_references_once(nuclei: Path) -> None:
+    inspect_flow.fn()
+    cases = load_cases(OUTPUT / "cases.csv")
+    usable = [case for case in cases if case.usable]
+    assert (len(cases), len(usable)) == (10, 9)
+    assert len({case.site for case in cases}) == 5
+    objects = load_objects(OUTPUT / "objects.csv")
+    for case in usable:
+        assert case.label == f"data/inspected/references/{case.case_id}_labels.nii.gz"
+        instances = np.asarray(nibabel.load(case.instances).dataobj)
+        masks = list((nuclei / "stage1_train" / case.case_id / "masks").iterdir())
+        mine = [row for row in objects if row.case_id == case.case_id]
+        assert instances.max() == len(masks) == len(mine)
+        assert (np.asarray(nibabel.load(case.label).dataobj) == (instances > 0)).all()
+        fingerprint = Fingerprint.load(OUTPUT / "fingerprints" / f"{case.case_id}.json")
+        assert fingerprint.classes["nucleus"].objects == len(masks)
+    assert len(list((OUTPUT / "references").iterdir())) == 2 * len(usable)
+    assert {row.case_id for row in objects} == {case.case_id for case in usable}
+    before = read_output()
+    inspect_flow.fn()
+    assert read_output() == before
+
+
+@pytest.mark.parametrize(("layout", "folder"), [("luna16", "luna16"), ("lidc", "lidc_idri")])
+def test_real_lung_scans(project: Path, shared_data: Path, layout: str, folder: str) -> None:
+    (project / "data/raw").mkdir(parents=True)
+    (project / "data/raw/lungs").symlink_to((shared_data / folder).resolve())
+    choose(project, "lungs", layout)
+    inspect_flow.fn()
+    cases = load_cases(OUTPUT / "cases.csv")
+    assert len(cases) == 3 and all(case.usable for case in cases)
+    assert all(Path(case.label).is_file() and Path(case.images[0]).exists() for case in cases)
+    marked = [row for row in load_objects(OUTPUT / "objects.csv") if not row.ignored]
+    assert len(marked) == {"luna16": 2, "lidc": 3}[layout]  # LUNA16 leaves out what two readers drew
+    assert {row.readers for row in marked} == {"luna16": {0}, "lidc": {2, 4}}[layout]
+
+
+def test_hippocampi_have_two_objects_each(hippocampi: Callable[[int], Path]) -> None:
+    hippocampi(2)
+    inspect_flow.fn()
+    rows = load_objects(OUTPUT / "objects.csv")
+    assert {(row.case_id, row.label) for row in rows} == {
+        (case.case_id, name)
+        for case in load_cases(OUTPUT / "cases.csv")
+        for name in ("Anterior", "Posterior")
+    }
+    assert not (OUTPUT / "references").exists()
 
 
 def test_under_prefect_the_result_is_the_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from flows.presets import edit_params, load_preset
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
+from pipeline.io.sources import LAYOUTS
 
 PRESETS = Path("presets").resolve()
 PARAMS = Path("params.yaml")
@@ -42,9 +44,24 @@ def test_hippocampus_on_the_shipped_params_keeps_every_comment(project: Path) ->
 
 def test_there_and_back_is_the_shipped_file_byte_by_byte(project: Path) -> None:
     before = PARAMS.read_bytes()
-    for name in ("hippocampus", "phantom"):
+    for name in ("hippocampus", "luna16", "dsb2018", "lidc", "phantom"):
         PARAMS.write_text(edit_params(load_preset(name, PRESETS), PARAMS).text)
     assert PARAMS.read_bytes() == before
+
+
+def test_every_preset_sets_the_same_keys_and_a_layout_that_is_there(project: Path) -> None:
+    presets = {path.stem: load_preset(path.stem, PRESETS) for path in PRESETS.glob("*.yaml")}
+    assert presets.keys() >= {"phantom", "hippocampus", "dsb2018", "luna16", "lidc"}
+
+    def keys(tree: dict[str, Any], above: str = "") -> set[str]:
+        parts = ((f"{above}{k}", v) for k, v in tree.items())
+        return {name for k, v in parts for name in (keys(v, f"{k}.") if isinstance(v, dict) else {k})}
+
+    expected = keys(presets["phantom"].params)
+    for name, preset in presets.items():
+        assert keys(preset.params) == expected, name
+        assert preset.dataset.layout in LAYOUTS
+        edit_params(preset, PARAMS)  # values are legal
 
 
 def test_the_users_own_values_stay(project: Path) -> None:
@@ -71,7 +88,7 @@ def test_an_unknown_preset_lists_the_legal_ones() -> None:
     with pytest.raises(SegtrailError, match="unknown preset 'hippo'") as caught:
         load_preset("hippo", PRESETS)
     assert caught.value.fix.startswith("use one of: ")
-    assert "hippocampus, phantom" in caught.value.fix
+    assert "dsb2018, hippocampus, lidc, luna16, phantom" in caught.value.fix
     with pytest.raises(SegtrailError, match="no presets in this folder"):
         load_preset("phantom", Path("tests/no-such-folder"))
 
@@ -87,7 +104,7 @@ def test_all_unknown_keys_of_a_preset_are_listed(project: Path) -> None:
     with pytest.raises(SegtrailError, match="4 problems") as caught:
         edit_params(preset, PARAMS)
     assert "unknown params key 'register.modle_name' (fix: use one of: class_margin, " in caught.value.what
-    assert "unknown params key 'train.unnet' (fix: use one of: unet)" in caught.value.what
+    assert "unknown params key 'train.unnet' (fix: use one of: maskrcnn, unet)" in caught.value.what
     assert "plan must be a section" in caught.value.what
     assert "report.title must be one value" in caught.value.what
 

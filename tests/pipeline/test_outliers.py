@@ -112,3 +112,16 @@ def test_copies_point_to_the_first_case() -> None:
         for case_id, place, image in zip("dbca", places, ("x", "x", "y", "x"), strict=True)
     ]
     assert find_copies(prints) == {"b": "a", "d": "a"}
+
+
+def test_classes_of_many_objects_have_no_place() -> None:
+    """One of ten far away is an outlier with two objects a case in the median, and none with three."""
+    centres = np.full((10, 3), 0.5)
+    centres[3, 1] = 0.9
+    for objects, expected in ((2, {"3"}), (3, set())):
+        made = [fingerprint(str(i), c) for i, c in enumerate(centres)]
+        counted = [
+            f.model_copy(update={"classes": {"organ": f.classes["organ"].model_copy(update={"objects": n})}})
+            for f, n in zip(made, [0, 0, 0, 0, objects, objects, 50, 50, 50, 50], strict=True)
+        ]
+        assert find_position_outliers(counted, 8.0).keys() == expected
