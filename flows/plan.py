@@ -10,7 +10,7 @@ from prefect import flow
 from flows.stage import run_stage
 from pipeline.config import load_params
 from pipeline.fingerprint import Fingerprint
-from pipeline.io.sources import DatasetFacts
+from pipeline.io.dataset import DatasetFacts
 from pipeline.planning import build_plan
 from pipeline.splits import load_splits
 
@@ -33,7 +33,7 @@ def plan_flow() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     plan.save(OUTPUT / "plan.json")
     for name, reason in plan.reasons.items():
-        value = getattr(plan, name, "")
+        value = getattr(plan, name, getattr(plan.detection, name.removeprefix("detection_"), ""))
         LOGGER.info("%s%s: %s", name, f" {value}" if value != "" else "", reason)
 
 

@@ -10,16 +10,20 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from prefect import flow
 
 from flows.stage import map_cases, run_stage
 from flows.stage_code import code_digest
 from pipeline.cases import CaseRecord, load_cases, usable_cases
 from pipeline.config import load_params
-from pipeline.io.nifti import load_label_map, load_volume
+from pipeline.io.images import load_label_map, load_volume
 from pipeline.plan import Plan, load_plan
-from pipeline.preprocessing import foreground_voxels, prepare_label_map, prepare_volume
+from pipeline.preprocessing import (
+    foreground_voxels,
+    prepare_instances,
+    prepare_label_map,
+    prepare_volume,
+)
 from pipeline.store import Manifest, StoredCase, content_key, save_case
 
 LOGGER = logging.getLogger("segtrail")
@@ -37,11 +41,14 @@ def preprocess_case(case: CaseRecord, plan: Plan, dtype: str) -> str:
     """Computes one case and returns the sha256 of its file."""
     volume = load_volume([Path(path) for path in case.images])
     image = prepare_volume(volume, plan, f"{case.case_id} ({case.images[0]})").numpy().astype(dtype)
-    # Inspection has found both on one grid; the image's spacing decides the shape of both.
+    # Inspection has found all on one grid; the image's spacing decides the shape of all.
     reference = replace(load_label_map(Path(case.label)), affine=volume.affine)
+    objects = load_label_map(Path(case.instances)).array if case.instances else None
     label = prepare_label_map(reference, plan)
     foreground = foreground_voxels(label, len(plan.label_names), MOST_POSITIONS, int(case.sha256[:12], 16))
-    return save_case(OUTPUT, case.case_id, StoredCase(np.ascontiguousarray(image), label, foreground))
+    where = f"{case.case_id} ({case.instances or case.label})"
+    instances, labels = prepare_instances(reference, objects, plan, where)
+    return save_case(OUTPUT, case.case_id, StoredCase(image, label, foreground, instances, labels))
 
 
 @flow(name="preprocess")

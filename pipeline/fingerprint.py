@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy import ndimage
 
 from pipeline.errors import SegtrailError
+from pipeline.instances import ReferenceObject, describe_objects, find_instances
 from pipeline.volume import Affine, LabelMap, Volume, spacing_mm, to_canonical, voxel_volume_mm3
 
 SAMPLES = 1000
+OBJECT_SAMPLES = 200
 PERCENTILES = (0.5, 50.0, 99.5)
-TOUCHING = np.ones((3, 3, 3), dtype=bool)  # voxels that share a corner belong together
+VOXEL_UNITS = np.eye(4)  # as affine: what is called mm are voxels
 
 
 class _Record(BaseModel):
@@ -51,12 +52,17 @@ class ClassStatistics(_Record):
         centroid_fraction: Centre of the largest piece as a share of the canonical (RAS+) grid, 0 to 1 along
             each axis; None when the class is absent. Of the largest piece, because a label that was rolled
             around the border keeps its centre of gravity when all pieces count.
+        objects: Ids of the instance map that belong to the class; without a map, its components.
+        object_extents_mm: Edges of the objects' boxes along R, A, S, by id; of at most 200 objects, drawn with
+            a generator seeded from the case's hash.
     """
 
     voxels: int
     volume_mm3: float
     components: int
     centroid_fraction: tuple[float, float, float] | None
+    objects: int = 0
+    object_extents_mm: tuple[tuple[float, float, float], ...] = ()
 
 
 class Fingerprint(_Record):
@@ -69,6 +75,7 @@ class Fingerprint(_Record):
         intensity: One record a channel.
         classes: One record a foreground class of the data set; empty when the case has no label.
         image_sha256: Of the voxels themselves: equal for copies, however they are stored.
+        objects_per_slice: Objects of all classes in the slice along S that cuts most of them.
     """
 
     case_id: str
@@ -77,6 +84,7 @@ class Fingerprint(_Record):
     intensity: tuple[ChannelStatistics, ...]
     classes: dict[str, ClassStatistics]
     image_sha256: str = ""
+    objects_per_slice: int = 0
 
     def save(self, path: Path) -> None:
         """Writes the record as JSON."""
@@ -97,7 +105,12 @@ class Fingerprint(_Record):
 
 
 def build_fingerprint(
-    case_id: str, volume: Volume, label_map: LabelMap | None, labels: Mapping[str, int], sha256: str
+    case_id: str,
+    volume: Volume,
+    label_map: LabelMap | None,
+    labels: Mapping[str, int],
+    sha256: str,
+    instances: NDArray[np.integer[Any]] | None = None,
 ) -> Fingerprint:
     """Measures a case.
 
@@ -107,18 +120,33 @@ def build_fingerprint(
         label_map: Its labels on the same grid, or None.
         labels: Value of each class; background is left out of the result.
         sha256: Of the case's files; seeds the sampling.
+        instances: (X, Y, Z) ids on the grid of `label_map`; without, each component of a class is an object.
     """
     image, affine = to_canonical(volume.array, volume.affine)
-    label = None if label_map is None else to_canonical(label_map.array, label_map.affine)[0]
-    foreground = None if label is None or not label.any() else label > 0
+    seed = int(sha256[:16], 16)
+    foreground: NDArray[np.bool_] | None = None
+    classes, busiest = {}, 0
+    if label_map is not None:
+        label = to_canonical(label_map.array, label_map.affine)[0]
+        ids = None if instances is None else to_canonical(instances, label_map.affine)[0]
+        pieces = describe_objects(find_instances(label), label, VOXEL_UNITS)
+        objects = pieces if ids is None else describe_objects(ids, label, VOXEL_UNITS)
+        foreground = label > 0 if pieces else None
+        busiest = _most_per_slice([found for found in objects if found.label])
+        classes = {
+            name: _describe_class(value, pieces, objects, label.shape, affine, seed)
+            for name, value in labels.items()
+            if value != 0
+        }
     x, y, z = image.shape[1:]
     return Fingerprint(
         case_id=case_id,
         shape=(x, y, z),
         spacing_mm=spacing_mm(affine),
-        intensity=_intensity(image, foreground, int(sha256[:16], 16)),
-        classes={} if label is None else _classes(label, affine, labels),
+        intensity=_intensity(image, foreground, seed),
+        classes=classes,
         image_sha256=_hash_voxels(image),
+        objects_per_slice=busiest,
     )
 
 
@@ -147,30 +175,48 @@ def _intensity(
     return tuple(records)
 
 
-def _classes(label: NDArray[Any], affine: Affine, labels: Mapping[str, int]) -> dict[str, ClassStatistics]:
-    boxes = [box and box[::-1] for box in ndimage.find_objects(label.T)]  # transposed: as above
-    voxel_mm3 = voxel_volume_mm3(affine)
-    records = {}
-    for name, value in labels.items():
-        if value == 0:
-            continue
-        box = boxes[value - 1] if value <= len(boxes) else None
-        if box is None:
-            records[name] = ClassStatistics(voxels=0, volume_mm3=0.0, components=0, centroid_fraction=None)
-            continue
-        pieces, count = ndimage.label(label[box] == value, TOUCHING)
-        sizes = np.bincount(pieces.ravel())[1:]
-        start = np.array([part.start for part in box])
-        centre = np.argwhere(pieces == 1 + int(sizes.argmax())).mean(axis=0) + start
-        x, y, z = (centre + 0.5) / label.shape
-        voxels = int(sizes.sum())
-        records[name] = ClassStatistics(
-            voxels=voxels,
-            volume_mm3=round(voxels * voxel_mm3, 6),
-            components=int(count),
-            centroid_fraction=(float(x), float(y), float(z)),
-        )
-    return records
+def _describe_class(
+    value: int,
+    pieces: Sequence[ReferenceObject],
+    objects: Sequence[ReferenceObject],
+    shape: tuple[int, ...],
+    affine: Affine,
+    seed: int,
+) -> ClassStatistics:
+    """One class of a case, from components and objects measured in voxels of the canonical grid."""
+    pieces = [piece for piece in pieces if piece.label == value]
+    objects = [found for found in objects if found.label == value]
+    voxels = sum(piece.voxels for piece in pieces)
+    centre = None
+    if pieces:
+        largest = max(pieces, key=lambda piece: piece.voxels)
+        x, y, z = ((c + 0.5) / n for c, n in zip(largest.centroid_mm, shape, strict=True))
+        centre = (x, y, z)
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.choice(len(objects), min(OBJECT_SAMPLES, len(objects)), replace=False))
+    extents = np.array([objects[i].extent_voxels for i in chosen]).reshape(-1, 3) * spacing_mm(affine)
+    return ClassStatistics(
+        voxels=voxels,
+        volume_mm3=round(voxels * voxel_volume_mm3(affine), 6),
+        components=len(pieces),
+        centroid_fraction=centre,
+        objects=len(objects),
+        object_extents_mm=tuple((_short(x), _short(y), _short(z)) for x, y, z in extents.tolist()),
+    )
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")  # keeps the file small
+
+
+def _most_per_slice(objects: Sequence[ReferenceObject]) -> int:
+    """Largest number of objects whose boxes one slice along Z cuts."""
+    if not objects:
+        return 0
+    ends = np.array([(one.box_voxels[0][2], one.box_voxels[1][2]) for one in objects])
+    length = int(ends.max()) + 1
+    change = np.bincount(ends[:, 0], minlength=length) - np.bincount(ends[:, 1], minlength=length)
+    return int(change.cumsum().max())
 
 
 def _hash_voxels(image: NDArray[Any]) -> str:

@@ -12,17 +12,18 @@ from pipeline.topology import Triple
 
 
 class ChannelNormalization(BaseModel):
-    """How one channel is brought to zero mean and unit deviation.
+    """How the intensities of one channel are brought to a common scale.
 
     Attributes:
-        scheme: "ct" clips to [low, high] and uses the data set's mean and std; "zscore" uses the case's own.
-        low, high: Clip limits in the unit of the image (HU), percentiles 0.5 and 99.5 of the foreground.
-        mean, std: Of the foreground of the data set.
+        scheme: "ct" clips to [low, high] and uses the data set's mean and std; "zscore" uses the case's own;
+            "window" makes [low, high] 0 to 1 and clips to it.
+        low, high: Clip limits in the unit of the image (HU). "ct": percentiles 0.5 and 99.5 of the foreground.
+        mean, std: Of the foreground of the data set; "ct" alone uses them.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    scheme: Literal["ct", "zscore"]
+    scheme: Literal["ct", "zscore", "window"]
     low: float = 0.0
     high: float = 0.0
     mean: float = 0.0
@@ -30,8 +31,30 @@ class ChannelNormalization(BaseModel):
 
     @property
     def padding(self) -> float:
-        """Normalised value outside the image: the lowest for CT (air), the mean otherwise."""
+        """Normalised value outside the image: the lowest of a clipped scale (air), the mean otherwise."""
         return (self.low - self.mean) / self.std if self.scheme == "ct" else 0.0
+
+
+class DetectionPlan(BaseModel):
+    """What detection by windows needs to know of the objects; lengths in network pixels unless said otherwise.
+
+    Attributes:
+        slices: Neighbouring slices along Z that are the channels of a window: 1 for images, 3 for volumes.
+        zoom: Network pixels a voxel of the plan's grid, along X and Y.
+        window: Pixels along X and Y that the network sees at once; multiples of 32.
+        anchor_sizes: Edge lengths at each level of the pyramid (strides 4, 8, 16, 32), finest first.
+        anchor_ratios: Extents along Y over extents along X.
+        detections: Most objects of a window.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    slices: int
+    zoom: float
+    window: tuple[int, int]
+    anchor_sizes: tuple[tuple[float, ...], ...]
+    anchor_ratios: tuple[float, ...]
+    detections: int
 
 
 class Plan(BaseModel):
@@ -52,6 +75,7 @@ class Plan(BaseModel):
         normalization: One entry a channel.
         reasons: Why each value was chosen.
         n_cases: Number of cases the plan was made from.
+        detection: What Mask R-CNN needs; None when no case has an object.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +94,7 @@ class Plan(BaseModel):
     normalization: tuple[ChannelNormalization, ...]
     reasons: dict[str, str]
     n_cases: int
+    detection: DetectionPlan | None = None
 
     def save(self, path: Path) -> None:
         """Writes the plan as readable JSON."""

@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 
 from pipeline.config import PlanParams
+from pipeline.detection_planning import plan_detection
 from pipeline.errors import SegtrailError
 from pipeline.fingerprint import Fingerprint
-from pipeline.io.sources import DatasetFacts
+from pipeline.io.dataset import DatasetFacts
 from pipeline.plan import ChannelNormalization, Plan
 from pipeline.topology import SMALLEST_FEATURE_EDGE, Triple, divisible, pooling
 
@@ -65,6 +66,7 @@ def build_plan(fingerprints: Sequence[Fingerprint], facts: DatasetFacts, params:
         normalization=_normalization(fingerprints, facts, params, reasons),
         reasons=reasons,
         n_cases=len(fingerprints),
+        detection=plan_detection(fingerprints, spacing, params, reasons),
     )
 
 
@@ -164,6 +166,11 @@ def _normalization(
         )
         if scheme == "zscore":
             entries.append(ChannelNormalization(scheme="zscore"))
+            continue
+        if scheme == "window":
+            low, high = params.hu_window
+            reasons[f"normalization {channel}"] += f": {low:g} to {high:g} (plan.hu_window) become 0 to 1"
+            entries.append(ChannelNormalization(scheme="window", low=low, high=high))
             continue
         samples = np.concatenate([f.intensity[index].samples for f in fingerprints])
         low, high = np.percentile(samples, [0.5, 99.5])

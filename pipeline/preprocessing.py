@@ -5,6 +5,7 @@ Order as in nnU-Net: normalise first, then resample. Training and inference shar
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from pipeline.errors import SegtrailError
+from pipeline.instances import IntegerMap, find_instances, instance_labels
 from pipeline.plan import ChannelNormalization, Plan
-from pipeline.volume import LabelMap, Volume, spacing_mm, to_canonical
+from pipeline.volume import Affine, LabelMap, Volume, spacing_mm, to_canonical
+
+LOGGER = logging.getLogger("segtrail")
+LARGEST_ID = 65535  # of uint16
 
 Shape = tuple[int, int, int]
 
@@ -40,7 +45,7 @@ def resample_linear(array: torch.Tensor, shape: Shape) -> torch.Tensor:
 
 
 def normalize(channel: NDArray[np.float32], how: ChannelNormalization) -> NDArray[np.float32]:
-    """Brings one channel to zero mean and unit deviation.
+    """Brings one channel to the common scale: zero mean and unit deviation, or a window to 0 to 1.
 
     Args:
         channel: (X, Y, Z) in the unit of the image.
@@ -48,6 +53,8 @@ def normalize(channel: NDArray[np.float32], how: ChannelNormalization) -> NDArra
     """
     if how.scheme == "ct":
         return (np.clip(channel, how.low, how.high) - how.mean) / how.std
+    if how.scheme == "window":
+        return ((channel - how.low) / (how.high - how.low)).clip(0, 1)
     mean, deviation = channel.mean(dtype=np.float64), channel.std(dtype=np.float64)
     return (channel - np.float32(mean)) / np.float32(max(float(deviation), 1e-8))
 
@@ -93,10 +100,7 @@ def prepare_label_map(label_map: LabelMap, plan: Plan) -> NDArray[np.uint8]:
     Returns:
         (X, Y, Z) uint8 of network indices.
     """
-    array, affine = to_canonical(label_map.array, label_map.affine)
-    indices = np.zeros(array.shape, np.uint8)
-    for index, value in enumerate(plan.label_values):
-        indices[array == value] = index
+    indices, affine = _to_indices(label_map, plan)
     shape = target_shape(indices.shape, spacing_mm(affine), plan)
     if shape == tuple(indices.shape):
         return indices
@@ -109,6 +113,62 @@ def prepare_label_map(label_map: LabelMap, plan: Plan) -> NDArray[np.uint8]:
         winner[better] = index
         highest[better] = share[better]
     return winner
+
+
+def prepare_instances(
+    label_map: LabelMap, instances: IntegerMap | None, plan: Plan, where: str
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Puts the objects of a reference on the plan's grid, by nearest neighbour over the same extent.
+
+    Objects that no voxel of the new grid shows, or that lie on background alone, are left out.
+
+    Args:
+        label_map: Source grid, any orientation.
+        instances: (X, Y, Z) ids on the same grid; without, each connected component of a class is an object.
+        plan: The data set's plan.
+        where: Case id and file, for errors.
+
+    Returns:
+        (X, Y, Z) ids 1..n in the order of the source's, and the network index of each id's class (n + 1,).
+
+    Raises:
+        SegtrailError: There are more objects than ids of 16 bits.
+    """
+    indices, affine = _to_indices(label_map, plan)
+    ids = find_instances(indices) if instances is None else to_canonical(instances, label_map.affine)[0]
+    labels = instance_labels(ids, indices)
+    nearest = _resample_nearest(ids, target_shape(ids.shape, spacing_mm(affine), plan))
+    seen = np.bincount(nearest.ravel(), minlength=labels.size) > 0
+    kept = np.flatnonzero(seen & (labels > 0))
+    if kept.size > LARGEST_ID:
+        raise SegtrailError(
+            f"{kept.size} objects, at most {LARGEST_ID} can be stored",
+            where,
+            "check the reference for noise, or cut the image into parts",
+        )
+    there = np.count_nonzero(np.bincount(ids.ravel())[1:])
+    LOGGER.debug("%s: %d of %d objects on the plan's grid", where, kept.size, there)
+    new_ids = np.zeros(labels.size, np.uint16)
+    new_ids[kept] = np.arange(1, kept.size + 1)
+    return new_ids[nearest], labels[np.append(0, kept)]
+
+
+def _to_indices(label_map: LabelMap, plan: Plan) -> tuple[NDArray[np.uint8], Affine]:
+    """The label map in canonical axis order, as network indices."""
+    array, affine = to_canonical(label_map.array, label_map.affine)
+    indices = np.zeros(array.shape, np.uint8)
+    for index, value in enumerate(plan.label_values):
+        indices[array == value] = index
+    return indices, affine
+
+
+def _resample_nearest(array: IntegerMap, shape: Shape) -> IntegerMap:
+    """Takes the voxel in which the centre of each new voxel lies; edges stay in place, as in `resample_linear`."""
+    picks = [
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)
+        for old, new in zip(array.shape, shape, strict=True)
+    ]
+    return array[np.ix_(*picks)]
 
 
 def foreground_voxels(label: NDArray[np.uint8], classes: int, most: int, seed: int) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from pipeline.errors import SegtrailError
 
 MANIFEST = "_manifest.json"
+DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "U16": np.uint16, "I16": np.int16}
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ class StoredCase:
         image: (C, X, Y, Z) float16 or float32.
         label: (X, Y, Z) uint8 network indices.
         foreground: (N, 4) int16 rows of class index, x, y, z.
+        instances: (X, Y, Z) uint16, ids 1..n, 0 is background.
+        instance_labels: (n + 1,) uint8, network index of the class of each id; entry 0 is 0.
     """
 
     image: NDArray[Any]
     label: NDArray[np.uint8]
     foreground: NDArray[np.int16]
+    instances: NDArray[np.uint16]
+    instance_labels: NDArray[np.uint8]
 
 
 def content_key(*parts: str) -> str:
@@ -54,7 +59,8 @@ def save_case(folder: Path, case_id: str, case: StoredCase) -> str:
     Returns:
         sha256 of the file.
     """
-    data = save({"image": case.image, "label": case.label, "foreground": case.foreground})
+    # safetensors takes the memory as it lies, whatever the strides.
+    data = save({part.name: np.ascontiguousarray(getattr(case, part.name)) for part in fields(StoredCase)})
     path = case_path(folder, case_id)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as stream:
@@ -78,7 +84,8 @@ def load_case(folder: Path, case_id: str) -> StoredCase:
             if length > path.stat().st_size:
                 raise ValueError("the header is longer than the file")
             header = json.loads(stream.read(length))
-        arrays = {name: _mapped(path, header[name], 8 + length) for name in ("image", "label", "foreground")}
+        names = [part.name for part in fields(StoredCase)]
+        arrays = {name: _mapped(path, header[name], 8 + length) for name in names}
     except (OSError, ValueError, KeyError) as error:
         raise SegtrailError(
             f"the preprocessed case cannot be read: {error}", str(path), "dvc repro --force preprocess"
@@ -88,7 +95,7 @@ def load_case(folder: Path, case_id: str) -> StoredCase:
 
 def _mapped(path: Path, entry: dict[str, Any], start: int) -> NDArray[Any]:
     """Maps one tensor of a safetensors file; the format is a JSON header and flat little-endian data."""
-    dtype = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "I16": np.int16}[entry["dtype"]]
+    dtype = DTYPES[entry["dtype"]]
     shape = tuple(entry["shape"])
     if 0 in shape:
         return np.zeros(shape, dtype)

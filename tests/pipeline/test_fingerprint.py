@@ -15,10 +15,15 @@ LABELS = {"background": 0, "organ": 1, "lesion": 4}
 SHA = "0123456789abcdef" * 4
 
 
-def build(image: np.ndarray, label: np.ndarray | None, affine: np.ndarray | None = None) -> Fingerprint:
+def build(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    affine: np.ndarray | None = None,
+    instances: np.ndarray | None = None,
+) -> Fingerprint:
     affine = np.eye(4) if affine is None else affine
     label_map = None if label is None else LabelMap(label, affine)
-    return build_fingerprint("case", Volume(image, affine), label_map, LABELS, SHA)
+    return build_fingerprint("case", Volume(image, affine), label_map, LABELS, SHA, instances)
 
 
 def test_intensities_are_those_of_the_foreground() -> None:
@@ -69,6 +74,73 @@ def test_voxels_that_share_a_corner_are_one_piece() -> None:
     label = np.zeros((4, 4, 4), np.uint8)
     label[1, 1, 1] = label[2, 2, 2] = 4
     assert build(np.ones((1, 4, 4, 4)), label).classes["lesion"].components == 1
+
+
+def test_objects_without_an_instance_map_are_the_components() -> None:
+    """The cube of 2 x 2 x 2 and the voxel of `test_classes_by_hand`."""
+    label = np.zeros((10, 10, 5), np.uint8)
+    label[0:2, 4:6, 1:3] = 1
+    label[9, 9, 4] = 1
+    found = build(np.ones((1, 10, 10, 5)), label, np.diag([2.0, 3, 4, 1]))
+    assert found.classes["organ"].objects == 2
+    assert found.classes["organ"].object_extents_mm == ((4, 6, 8), (2, 3, 4))
+    assert found.classes["lesion"].objects == 0
+    assert found.classes["lesion"].object_extents_mm == ()
+    assert found.objects_per_slice == 1
+
+
+def test_objects_of_an_instance_map_may_touch() -> None:
+    """One component of 5 x 2 x 1 voxels is two objects of 3 and 2; stored with X to the left."""
+    label, ids = np.zeros((8, 4, 2), np.uint8), np.zeros((8, 4, 2), np.int16)
+    label[1:6, 1:3, 0] = 4
+    ids[1:4, 1:3, 0], ids[4:6, 1:3, 0] = 7, 3
+    found = build(np.ones((1, 8, 4, 2)), label, np.diag([-0.5, 1, 2, 1]), ids).classes["lesion"]
+    assert (found.components, found.objects, found.voxels) == (1, 2, 10)
+    assert found.object_extents_mm == ((1, 2, 2), (1.5, 2, 2))  # ids 3 and 7
+
+
+def test_the_fullest_slice_is_counted_over_all_classes() -> None:
+    """Slices 0 to 3 are cut by 1, 3, 2 and 1 objects; an object on background alone is none."""
+    label, ids = np.zeros((9, 3, 4), np.uint8), np.zeros((9, 3, 4), np.uint8)
+    for number, (x, value, first, last) in enumerate(
+        [(0, 1, 0, 1), (2, 4, 1, 2), (4, 1, 1, 3), (8, 0, 1, 1)]
+    ):
+        label[x, 1, first : last + 1] = value
+        ids[x, 1, first : last + 1] = number + 1
+    found = build(np.ones((1, 9, 3, 4)), label, instances=ids)
+    assert found.objects_per_slice == 3
+    assert (found.classes["organ"].objects, found.classes["lesion"].objects) == (2, 1)
+
+
+def test_without_labels_there_is_no_object() -> None:
+    found = build(np.ones((1, 4, 4, 4)), None)
+    assert (found.classes, found.objects_per_slice) == ({}, 0)
+
+
+def test_of_many_objects_two_hundred_are_measured(tmp_path: Path) -> None:
+    """Object i of 300 is i + 1 voxels long: the sample names each at most once, in order, by the seed alone."""
+    label = np.zeros((600, 301, 1), np.uint8)
+    for index in range(300):
+        label[2 * index, : index + 1] = 1
+    image = np.ones((1, 600, 301, 1), np.float32)
+    found = build(image, label)
+    assert (found.classes["organ"].objects, found.objects_per_slice) == (300, 300)
+    lengths = [y for _, y, _ in found.classes["organ"].object_extents_mm]
+    assert len(set(lengths)) == 200
+    assert lengths == sorted(lengths)
+    assert set(lengths) <= set(range(1, 301))
+    assert build(image, label) == found
+    other = build_fingerprint("case", Volume(image, np.eye(4)), LabelMap(label, np.eye(4)), LABELS, "f" * 64)
+    assert other.classes["organ"].object_extents_mm != found.classes["organ"].object_extents_mm
+    found.save(tmp_path / "case.json")
+    assert (tmp_path / "case.json").stat().st_size < 12_000
+
+
+def test_extents_keep_their_digits_on_a_fine_grid() -> None:
+    label = np.zeros((4, 4, 4), np.uint8)
+    label[1:3, 1, 1] = 1
+    found = build(np.ones((1, 4, 4, 4)), label, np.diag([0.0001234567, 1 / 3, 12.5, 1]))
+    assert found.classes["organ"].object_extents_mm == ((0.000246913, 0.333333, 12.5),)
 
 
 def test_orientation_does_not_matter() -> None:

@@ -11,8 +11,8 @@ import yaml
 
 from pipeline.config import PlanParams
 from pipeline.errors import SegtrailError
-from pipeline.fingerprint import ChannelStatistics, Fingerprint
-from pipeline.io.sources import DatasetFacts
+from pipeline.fingerprint import ChannelStatistics, ClassStatistics, Fingerprint
+from pipeline.io.dataset import DatasetFacts
 from pipeline.plan import load_plan
 from pipeline.planning import build_plan
 
@@ -85,6 +85,15 @@ def test_ct_is_clipped_to_the_foreground_and_padded_with_its_lowest() -> None:
     assert how.padding == pytest.approx((how.low - how.mean) / how.std)
 
 
+def test_a_window_is_the_same_for_every_channel_and_air_is_zero() -> None:
+    facts = DatasetFacts("chest", ("CT", "PET"), {"background": 0, "nodule": 1})
+    cases = make_fingerprints((64, 64, 64), (1, 1, 1), channels=2)
+    plan = build_plan(cases, facts, make_params(normalization="window", hu_window=(-1200, 600)))
+    for how in plan.normalization:
+        assert (how.scheme, how.low, how.high, how.padding) == ("window", -1200, 600, 0)
+    assert "-1200 to 600" in plan.reasons["normalization PET"]
+
+
 def test_every_value_can_be_overridden() -> None:
     params = make_params(
         spacing_mm=(2, 2, 2), patch_size=(32, 32, 32), batch_size=5, dimensions=3, normalization="ct"
@@ -115,8 +124,47 @@ def test_no_case_no_plan() -> None:
         build_plan([], MRI, make_params())
 
 
+def with_objects(cases: list[Fingerprint]) -> list[Fingerprint]:
+    """Each case with three objects of 20 x 20 x 20 mm in one slice."""
+    core = ClassStatistics(
+        voxels=24_000, volume_mm3=24_000, components=3, centroid_fraction=(0.5, 0.5, 0.5),
+        objects=3, object_extents_mm=((20, 20, 20),) * 3,
+    )  # fmt: skip
+    return [f.model_copy(update={"classes": {"core": core}, "objects_per_slice": 3}) for f in cases]
+
+
+def test_detection_is_planned_on_the_grid_of_the_plan() -> None:
+    """20 mm are 20 voxels of 1 mm, or 5 of 4 mm, which a zoom of 2.5 makes 12.5 pixels."""
+    cases = with_objects(make_fingerprints((64, 64, 64), (1, 1, 1)))
+    fine, coarse = (build_plan(cases, MRI, make_params(spacing_mm=(s, s, s))) for s in (1.0, 4.0))
+    assert fine.detection is not None and fine.detection.zoom == 1
+    assert coarse.detection is not None and coarse.detection.zoom == 2.5
+    assert "5.0 voxels" in coarse.reasons["detection_zoom"]
+
+
+def test_without_objects_detection_has_no_plan() -> None:
+    plan = build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, make_params())
+    assert plan.detection is None
+    assert "no plan for Mask R-CNN" in plan.reasons["detection"]
+
+
+def test_pictures_of_very_different_size_get_the_patch_of_the_median() -> None:
+    """As in the nuclei of the 2018 Data Science Bowl: 256 x 256 to 1388 x 1040, in pixels that stand for 1 mm."""
+    rgb = DatasetFacts("nuclei", ("R", "G", "B"), {"background": 0, "nucleus": 1})
+    sizes = [(256, 256)] * 5 + [(320, 256)] * 4 + [(360, 360), (696, 520), (1388, 1040)]
+    cases = [p for x, y in sizes for p in make_fingerprints((x, y, 1), (1, 1, 1), 1, channels=3)]
+    plan = build_plan(with_objects(cases), rgb, make_params())
+    assert (plan.dimensions, plan.spacing_mm) == (2, (1, 1, 1))
+    assert plan.patch_size[2] == 1
+    assert plan.patch_size[0] * plan.patch_size[1] <= 65536  # median 320 x 256 is more
+    assert plan.patch_size[0] >= plan.patch_size[1] >= 192
+    assert [how.scheme for how in plan.normalization] == ["zscore"] * 3
+    assert plan.detection is not None and plan.detection.slices == 1
+
+
 def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    plan = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1)), MRI, make_params())
+    plan = build_plan(with_objects(make_fingerprints((35, 50, 36), (1, 1, 1))), MRI, make_params())
+    assert plan.detection is not None
     plan.save(tmp_path / "plan.json")
     assert load_plan(tmp_path / "plan.json") == plan
     with pytest.raises(SegtrailError, match="dvc repro plan"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from pipeline.errors import SegtrailError
 from pipeline.store import Manifest, StoredCase, case_path, content_key, load_case, save_case
@@ -18,6 +20,8 @@ def make_case(seed: int) -> StoredCase:
         image=generator.normal(size=(2, 5, 6, 7)).astype(np.float16),
         label=generator.integers(0, 3, (5, 6, 7)).astype(np.uint8),
         foreground=generator.integers(0, 5, (9, 4)).astype(np.int16),
+        instances=generator.choice([0, 1, 300, 65535], (5, 6, 7)).astype(np.uint16),
+        instance_labels=generator.integers(0, 3, 65536).astype(np.uint8),
     )
 
 
@@ -38,16 +42,35 @@ def test_a_case_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     case = make_case(1)
     save_case(tmp_path, "a", case)
     loaded = load_case(tmp_path, "a")
-    np.testing.assert_array_equal(loaded.image, case.image)
-    np.testing.assert_array_equal(loaded.label, case.label)
-    np.testing.assert_array_equal(loaded.foreground, case.foreground)
+    for name in ("image", "label", "foreground", "instances", "instance_labels"):
+        saved, read = getattr(case, name), getattr(loaded, name)
+        assert (read.dtype, read.shape) == (saved.dtype, saved.shape)
+        np.testing.assert_array_equal(read, saved)
     assert isinstance(loaded.image, np.memmap)
 
 
-def test_a_case_without_foreground(tmp_path: Path) -> None:
-    case = StoredCase(make_case(1).image, make_case(1).label * 0, np.zeros((0, 4), np.int16))
-    save_case(tmp_path, "a", case)
-    assert load_case(tmp_path, "a").foreground.shape == (0, 4)
+def test_a_part_that_is_laid_out_otherwise_in_memory_comes_back(tmp_path: Path) -> None:
+    case = make_case(1)
+    turned = replace(case, instances=np.asfortranarray(case.instances), label=case.label[::-1])
+    save_case(tmp_path, "a", turned)
+    np.testing.assert_array_equal(load_case(tmp_path, "a").instances, case.instances)
+    np.testing.assert_array_equal(load_case(tmp_path, "a").label, case.label[::-1])
+
+
+def test_a_case_without_any_object(tmp_path: Path) -> None:
+    case = make_case(1)
+    nothing = (case.label * 0, np.zeros((0, 4), np.int16), case.instances * 0, np.zeros(1, np.uint8))
+    save_case(tmp_path, "a", StoredCase(case.image, *nothing))
+    loaded = load_case(tmp_path, "a")
+    assert loaded.foreground.shape == (0, 4)
+    assert loaded.instances.max() == 0
+    assert loaded.instance_labels.tolist() == [0]
+
+
+def test_a_file_of_an_older_format_says_how_to_renew_it(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(save({"image": make_case(1).image}))
+    with pytest.raises(SegtrailError, match="dvc repro --force preprocess"):
+        load_case(tmp_path, "a")
 
 
 def test_the_folder_is_the_same_whatever_its_history(tmp_path: Path) -> None:

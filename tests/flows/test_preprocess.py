@@ -1,0 +1,98 @@
+"""The stage: raw cases with and without objects become a store, and only what changed is computed again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CaseFolder
+
+import flows.preprocess
+from flows.preprocess import OUTPUT, preprocess_flow
+from pipeline.cases import CaseRecord, load_cases, save_cases
+from pipeline.plan import ChannelNormalization, Plan, load_plan
+from pipeline.store import load_case
+
+CASES = Path("data/inspected/cases.csv")
+PLAN = Path("data/plan/plan.json")
+
+
+@pytest.fixture
+def cases(case_folder: CaseFolder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three cases on 1 mm: two touching objects with a map, the same without one, and nothing at all."""
+    monkeypatch.setattr(flows.preprocess, "code_digest", lambda stage: "code")
+    generator = np.random.default_rng(0)
+    label, ids = np.zeros((8, 6, 4), np.uint8), np.zeros((8, 6, 4), np.uint8)
+    label[2:6, 2:4, 1:3] = 5
+    ids[2:4, 2:4, 1:3], ids[4:6, 2:4, 1:3] = 9, 3
+    records = []
+    for name, reference in (("two", label), ("one", label), ("none", label * 0)):
+        image = case_folder.write(name, generator.normal(size=label.shape).astype(np.float32), reference)
+        path = str(image.parents[1] / "labelsTr" / image.name)
+        records.append(CaseRecord(name, name, "", (str(image),), path, "", sha256=f"{len(records):064x}"))
+    CaseFolder(case_folder.folder / "maps").write("two", ids)
+    maps = case_folder.folder / "maps" / "imagesTr" / "two.nii.gz"
+    records[0] = replace(records[0], instances=str(maps))
+    CASES.parent.mkdir(parents=True)
+    save_cases(records, CASES)
+    PLAN.parent.mkdir(parents=True)
+    Plan(
+        dataset="small", channels=("MRI",), label_names=("background", "organ"), label_values=(0, 5),
+        dimensions=3, spacing_mm=(1, 1, 1), patch_size=(8, 8, 8), batch_size=2, strides=((1, 1, 1),),
+        kernels=((3, 3, 3),), features=(4,), reasons={}, n_cases=3,
+        normalization=(ChannelNormalization(scheme="zscore"),),
+    ).save(PLAN)  # fmt: skip
+    return [record.case_id for record in records]
+
+
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs the stage; the cases that it computed."""
+    found: list[str] = []
+    save = flows.preprocess.save_case
+
+    def note(folder: Path, case_id: str, *arguments: object) -> str:
+        found.append(case_id)
+        return save(folder, case_id, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flows.preprocess, "save_case", note)
+        preprocess_flow.fn()
+    return sorted(found)
+
+
+def test_objects_are_stored_with_their_class(cases: list[str]) -> None:
+    preprocess_flow.fn()
+    two, one, none = (load_case(OUTPUT, name) for name in cases)
+    assert np.bincount(two.instances.ravel()).tolist() == [176, 8, 8]
+    assert two.instances[4, 2, 1] == 1  # 3 comes before 9
+    assert two.instance_labels.tolist() == [0, 1, 1]
+    assert np.bincount(one.instances.ravel()).tolist() == [176, 16]
+    assert one.instance_labels.tolist() == [0, 1]
+    np.testing.assert_array_equal(two.label, one.label)
+    np.testing.assert_array_equal(two.instances > 0, two.label == 1)
+    assert (none.instances.max(), none.instance_labels.tolist(), len(none.foreground)) == (0, [0], 0)
+    assert none.instances.shape == none.label.shape == none.image.shape[1:] == (8, 6, 4)
+
+
+def test_only_what_changed_is_computed_again(cases: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert computed(monkeypatch) == sorted(cases)
+    assert computed(monkeypatch) == []
+    records = load_cases(CASES)
+    save_cases([replace(r, sha256="f" * 64) if r.case_id == "one" else r for r in records], CASES)
+    assert computed(monkeypatch) == ["one"]
+    plan = load_plan(PLAN)
+    plan.model_copy(update={"patch_size": (4, 4, 4), "n_cases": 9}).save(PLAN)
+    assert computed(monkeypatch) == []
+    window = ChannelNormalization(scheme="window", low=-1, high=1)
+    plan.model_copy(update={"normalization": (window,)}).save(PLAN)
+    assert computed(monkeypatch) == sorted(cases)
+    assert float(load_case(OUTPUT, "one").image.min()) == 0
+
+
+def test_a_case_that_left_the_set_leaves_the_store(cases: list[str]) -> None:
+    preprocess_flow.fn()
+    save_cases([r for r in load_cases(CASES) if r.case_id != "two"], CASES)
+    preprocess_flow.fn()
+    assert sorted(p.stem for p in OUTPUT.glob("*.safetensors")) == ["none", "one"]
