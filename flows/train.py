@@ -22,7 +22,7 @@ from flows.provenance import collect_provenance
 from flows.servers import end_group
 from flows.stage import run_stage
 from flows.stage_code import code_digest
-from pipeline.config import TrainParams, load_params
+from pipeline.config import InstanceTrainParams, SemanticTrainParams, load_params
 from pipeline.errors import SegtrailError
 from pipeline.history import read_history
 from pipeline.splits import load_splits
@@ -36,7 +36,9 @@ SPLITS = Path("data/splits/splits.csv")
 POLL_S = 1.0
 
 
-def build_job(model: str, params: TrainParams, provenance: dict[str, Any]) -> TrainingJob:
+def build_job(
+    model: str, params: SemanticTrainParams | InstanceTrainParams, provenance: dict[str, Any]
+) -> TrainingJob:
     """Describes the training; its scratch folder is named by everything that decides the result.
 
     So a killed training is continued only while data, plan, split, params, code and packages are the same.
@@ -179,7 +181,7 @@ def train_flow(model: str) -> None:
     Args:
         model: One of `params.models`.
     """
-    params = load_params().train[model]
+    params = load_params().train.of(model)
     provenance = collect_provenance()
     job = build_job(model, params, provenance)
     LOGGER.info(

@@ -29,7 +29,8 @@ class BundleMetadata(BaseModel):
         plan: How images are prepared and what the classes mean.
         params: `train.<model>` the weights were trained with.
         provenance: Data digest, code commit and package versions.
-        validation_dice: Mean Dice on the validation cases, None when none was measured.
+        validation_metric: What chose the weights, such as "validation_dice".
+        validation_score: Its value on the validation cases, None when none was measured.
         weights_sha256: Of `model.safetensors`.
     """
 
@@ -41,7 +42,8 @@ class BundleMetadata(BaseModel):
     plan: Plan
     params: dict[str, Any]
     provenance: dict[str, Any]
-    validation_dice: float | None
+    validation_metric: str
+    validation_score: float | None
     weights_sha256: str
 
 

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.config import TrainParams
 from pipeline.history import append_history
-from pipeline.models.modules import SemanticModule
+from pipeline.models.base import TrainedModule
 from pipeline.progress import format_seconds
 
 LOGGER = logging.getLogger("segtrail")
@@ -55,7 +55,7 @@ class Budget(pl.Callback):
         spent = torch.tensor(self.spent(trainer.global_step), device=pl_module.device)
         if trainer.world_size > 1:
             spent = trainer.strategy.broadcast(spent)
-        if isinstance(pl_module, SemanticModule):
+        if isinstance(pl_module, TrainedModule):
             pl_module.budget_spent = float(spent)
 
     def on_train_batch_end(
@@ -81,7 +81,7 @@ class Budget(pl.Callback):
 
 
 class Patience(pl.Callback):
-    """Stops after a number of validations without a better Dice.
+    """Stops after a number of validations without a better value of the module's monitored metric.
 
     Lightning's EarlyStopping counts validations in its sanity check and after a resumed epoch again; this
     one counts each epoch once.
@@ -94,13 +94,14 @@ class Patience(pl.Callback):
         self.waited = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or "validation_dice" not in trainer.callback_metrics:
+        monitor = getattr(pl_module, "monitor", "")
+        if trainer.sanity_checking or monitor not in trainer.callback_metrics:
             return
-        dice = float(trainer.callback_metrics["validation_dice"])
-        if math.isnan(dice):
+        score = float(trainer.callback_metrics[monitor])
+        if math.isnan(score):
             return  # no class in any validation case: nothing to judge by
-        if dice > self.best:
-            self.best, self.best_epoch, self.waited = dice, trainer.current_epoch, 0
+        if score > self.best:
+            self.best, self.best_epoch, self.waited = score, trainer.current_epoch, 0
             return
         self.waited += 1
         if self.patience and self.waited >= self.patience:
@@ -134,7 +135,7 @@ class History(pl.Callback):
         self.epoch_started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not isinstance(pl_module, TrainedModule):
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         validated = (trainer.current_epoch + 1) % self.budget.params.validate_every_epochs == 0
@@ -146,24 +147,23 @@ class History(pl.Callback):
             "train_loss": metrics["train_loss"],
             "seconds": round(time.monotonic() - self.epoch_started, 3),
         }
-        for name in sorted(n for n in self._validation_names(pl_module)):
-            row[name] = metrics.get(name, "") if validated else ""
+        for name in pl_module.history_columns():
+            # Lightning keeps the value of an earlier validation.
+            row[name] = metrics.get(name, "") if validated or not name.startswith("validation") else ""
         append_history(self.path, row)
         spent = self.budget.spent(trainer.global_step)
         left = self.budget.seconds * (1 - spent) / max(spent, 1e-9)
-        dice = f", validation Dice {metrics['validation_dice']:.4f}" if validated else ""
+        score = (
+            f", validation {pl_module.monitor_title} {metrics[pl_module.monitor]:.4f}" if validated else ""
+        )
         LOGGER.info(
             "epoch %d: loss %.4f%s, %.0f %% of the budget (ETA %s)",
             row["epoch"],
             row["train_loss"],
-            dice,
+            score,
             100 * min(spent, 1),
             format_seconds(max(left, 0)),
         )
-
-    @staticmethod
-    def _validation_names(module: Any) -> list[str]:
-        return ["validation_dice", *(f"validation_dice_{n}" for n in module.plan.label_names[1:])]
 
 
 class Resume(pl.Callback):

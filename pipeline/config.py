@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
-    WrapSerializer,
     model_validator,
 )
 
 from pipeline.errors import SegtrailError
 
-NETWORK_NAMES = ("unet",)  # keys of `pipeline.models.networks.NETWORKS`
+NETWORK_NAMES = ("unet", "maskrcnn")  # what `models` may name; each has a section below `train`
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+LayoutName = Literal["msd", "table", "dsb2018", "luna16", "lidc"]  # names of pipeline.io.sources.LAYOUTS
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Axis = Annotated[int, Field(ge=48, le=256)]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]
+Pixels = Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
+AnchorSize = Annotated[float, Field(ge=2, le=4096)]
+AnchorRatio = Annotated[float, Field(ge=0.1, le=10)]
+Hounsfield = Annotated[float, Field(ge=-5000, le=30000)]
 
 
 class Section(BaseModel):
@@ -51,7 +52,8 @@ class PhantomParams(Section):
 
 class InspectParams(Section):
     dataset: Name
-    layout: Literal["msd", "table"]
+    layout: LayoutName
+    agreement: Annotated[int, Field(ge=1, le=4)]
     affine_tolerance_mm: Fraction
     position_outlier: Annotated[float, Field(ge=4, le=100)]
     max_bad_fraction: Fraction
@@ -71,7 +73,18 @@ class PlanParams(Section):
     max_patch_voxels: Annotated[int, Field(ge=4096, le=16777216)]
     base_features: Annotated[int, Field(ge=4, le=64)]
     max_features: Annotated[int, Field(ge=16, le=1024)]
-    normalization: Literal["auto", "ct", "zscore"]
+    normalization: Literal["auto", "ct", "zscore", "window"]
+    hu_window: tuple[Hounsfield, Hounsfield]
+    detection_zoom: Auto | Annotated[float, Field(ge=0.25, le=8)]
+    detection_window: Auto | tuple[Pixels, Pixels]
+    anchor_sizes: Auto | Annotated[tuple[AnchorSize, ...], Field(min_length=1, max_length=20)]
+    anchor_ratios: Auto | Annotated[tuple[AnchorRatio, ...], Field(min_length=1, max_length=9)]
+
+    @model_validator(mode="after")
+    def _window_has_a_width(self) -> PlanParams:
+        if self.hu_window[0] >= self.hu_window[1]:
+            raise ValueError("hu_window: the first number must be below the second")
+        return self
 
 
 class PreprocessParams(Section):
@@ -91,6 +104,8 @@ class AugmentationParams(Section):
 
 
 class TrainParams(Section):
+    """What the training of every model has in common."""
+
     seed: Seed
     max_epochs: Annotated[int, Field(ge=1, le=100_000)]
     max_minutes: Annotated[float, Field(ge=0.05, le=100_000)]
@@ -105,31 +120,61 @@ class TrainParams(Section):
     schedule: Literal["poly", "cosine"]
     gradient_clip: Annotated[float, Field(ge=0.1, le=1000)]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    foreground_fraction: Fraction
+    augmentation: AugmentationParams
+
+
+class SemanticTrainParams(TrainParams):
     dice_weight: Annotated[float, Field(ge=0, le=10)]
     cross_entropy_weight: Annotated[float, Field(ge=0, le=10)]
     class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0, le=1000)], ...]
     deep_supervision: bool
-    foreground_fraction: Fraction
-    augmentation: AugmentationParams
 
     @model_validator(mode="after")
-    def _some_loss(self) -> TrainParams:
+    def _some_loss(self) -> SemanticTrainParams:
         if self.dice_weight == 0 and self.cross_entropy_weight == 0:
             raise ValueError("dice_weight and cross_entropy_weight are both 0: nothing would be learned")
         return self
 
 
-ByModel = Annotated[
-    Mapping[Name, TrainParams],
-    AfterValidator(MappingProxyType),  # a frozen model alone would let its dictionary be changed
-    WrapSerializer(lambda sections, handler: handler(dict(sections))),
-]
+class InstanceTrainParams(TrainParams):
+    batch_size: Annotated[int, Field(ge=1, le=64)]
+    warmup_steps: Annotated[int, Field(ge=0, le=100_000)]
+    backbone: Literal["resnet18", "resnet50", "resnext101_32x8d"]
+    backbone_weights: Annotated[str, Field(min_length=1)]
+    backbone_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    trainable_layers: Annotated[int, Field(ge=0, le=5)]
+    pyramid_channels: Annotated[int, Field(ge=16, le=512)]
+    head_channels: Annotated[int, Field(ge=16, le=2048)]
+    proposals: Annotated[int, Field(ge=10, le=10_000)]
+
+    @model_validator(mode="after")
+    def _weights_can_be_checked(self) -> InstanceTrainParams:
+        if self.backbone_weights not in ("none", "imagenet") and not self.backbone_sha256:
+            raise ValueError("backbone_weights names a file: give its backbone_sha256 (sha256sum FILE)")
+        return self
+
+
+class TrainSections(Section):
+    """Section `train`: one section a model."""
+
+    unet: SemanticTrainParams
+    maskrcnn: InstanceTrainParams
+
+    def of(self, model: str) -> SemanticTrainParams | InstanceTrainParams:
+        """Section of a model, one of NETWORK_NAMES."""
+        section: SemanticTrainParams | InstanceTrainParams = getattr(self, model)
+        return section
 
 
 class PredictParams(Section):
     overlap: Annotated[float, Field(ge=0, le=0.9)]
     mirror: Annotated[str, Field(pattern=r"^(none|x?y?z?)$", min_length=1)]
     min_component_mm3: Annotated[float, Field(ge=0, le=100_000)]
+    min_score: Fraction
+    label_score: Fraction
+    duplicate_iou: Fraction
+    link_iou: Fraction
 
 
 class EvaluateParams(Section):
@@ -137,6 +182,8 @@ class EvaluateParams(Section):
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed
     baseline: Literal["none", "otsu_lung"]
+    max_detections: Annotated[int, Field(ge=1, le=100_000)]
+    max_marks: Annotated[int, Field(ge=1, le=100_000)]
 
 
 class RegisterParams(Section):
@@ -161,20 +208,19 @@ class Params(Section):
     split: SplitParams
     plan: PlanParams
     preprocess: PreprocessParams
-    train: ByModel
+    train: TrainSections
     predict: PredictParams
     evaluate: EvaluateParams
     register_: Annotated[RegisterParams, Field(alias="register")]
     report: ReportParams
 
     @model_validator(mode="after")
-    def _a_section_for_each_model(self) -> Params:
+    def _known_models(self) -> Params:
         unknown = [name for name in self.models if name not in NETWORK_NAMES]
         if unknown:
             raise ValueError(f"models names {unknown}; legal: {', '.join(NETWORK_NAMES)}")
-        missing = [name for name in self.models if name not in self.train]
-        if missing:
-            raise ValueError(f"models names {missing}, but train has only {sorted(self.train)}")
+        if len(set(self.models)) < len(self.models):
+            raise ValueError("models names one model twice")
         return self
 
 
@@ -229,8 +275,8 @@ def _key(loc: tuple[int | str, ...]) -> str:
         inside = isinstance(section, type) and issubclass(section, BaseModel)
         if inside or isinstance(part, int):
             parts.append(str(part))
-        if inside and not (section is Params and part == "train"):
-            section = _names(section).get(str(part), TrainParams)  # below `train` stand names of models
+        if inside:
+            section = _names(section).get(str(part))
     return ".".join(parts) or "(top level)"
 
 
@@ -238,9 +284,7 @@ def _legal_keys(loc: tuple[int | str, ...]) -> str:
     """Says which keys would have been legal beside an unknown one."""
     section: type[BaseModel] = Params
     for part in loc[:-1]:
-        if section is Params and part == "train":
-            continue
-        section = _names(section).get(str(part), TrainParams)  # below `train` stand names of models
+        section = _names(section)[str(part)]
     return "legal: " + ", ".join(_names(section))
 
 

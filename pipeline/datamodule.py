@@ -1,8 +1,8 @@
-"""Loaders of training patches and validation cases."""
+"""Loaders of training batches and validation cases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,58 +10,47 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.config import TrainParams
-from pipeline.datasets import PatchSampling, PatchStream, Share, WholeCases
-from pipeline.plan import Plan
+from pipeline.datasets import Share, StepSchedule, StepStream, WholeCases
 
 
-class PatchDataModule(pl.LightningDataModule):
-    """Training patches and whole validation cases of a store.
+class CaseDataModule(pl.LightningDataModule):
+    """Training batches by optimizer step, and whole validation cases of a store.
 
     Args:
+        build_stream: Makes the stream of training batches.
+        batch_size: Samples a step over all processes.
+        steps_per_epoch: Length of an epoch.
         folder: Store of preprocessed cases.
-        training_cases: Case ids of the training side.
         validation_cases: Case ids of the validation side.
-        plan: The data set's plan.
-        params: `train.<model>`.
         workers: Loader processes; 0 loads in the training process.
     """
 
     def __init__(
         self,
+        build_stream: Callable[[StepSchedule], StepStream],
+        batch_size: int,
+        steps_per_epoch: int,
         folder: Path,
-        training_cases: Sequence[str],
         validation_cases: Sequence[str],
-        plan: Plan,
-        params: TrainParams,
         workers: int,
     ) -> None:
         super().__init__()
+        self.build_stream = build_stream
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
         self.folder = folder
-        self.training_cases = training_cases
         self.validation_cases = validation_cases
-        self.sampling = PatchSampling(
-            patch_size=plan.patch_size,
-            batch_size=plan.batch_size,
-            foreground_fraction=params.foreground_fraction,
-            padding=tuple(how.padding for how in plan.normalization),
-            seed=params.seed,
-        )
-        self.steps_per_epoch = params.steps_per_epoch
         self.workers = workers
 
     def _current_step(self) -> int:
         return self.trainer.global_step if self.trainer is not None else 0
 
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        """Batches of patches, in the order of optimizer steps."""
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches in the order of optimizer steps."""
         trainer = self.trainer
         share = Share(trainer.global_rank, trainer.world_size) if trainer is not None else Share()
-        stream = PatchStream(
-            self.folder, self.training_cases, self.sampling, self.steps_per_epoch, self._current_step, share
-        )
         return DataLoader(
-            stream,
+            self.build_stream(StepSchedule(self.steps_per_epoch, self._current_step, share)),
             batch_size=None,
             num_workers=self.workers,
             multiprocessing_context="fork" if self.workers else None,  # the stream knows its trainer

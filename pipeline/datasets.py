@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,59 @@ class Share:
 
 
 @dataclass(frozen=True)
+class StepSchedule:
+    """Which steps a stream yields.
+
+    Attributes:
+        steps_per_epoch: Length of an epoch.
+        current_step: Returns the optimizer steps done so far; asked when an epoch begins.
+        share: Part of each batch that this process draws.
+    """
+
+    steps_per_epoch: int
+    current_step: Callable[[], int]
+    share: Share
+
+
+class StepStream(IterableDataset[dict[str, Any]], ABC):
+    """Batches by optimizer step, from the present step to the end of the epoch."""
+
+    def __init__(self, schedule: StepSchedule) -> None:
+        self.schedule = schedule
+
+    def __len__(self) -> int:
+        return self.schedule.steps_per_epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first, length = self.schedule.current_step(), self.schedule.steps_per_epoch
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(first + offset, (first // length + 1) * length, stride):
+            yield self.batch(step)
+
+    @abstractmethod
+    def batch(self, step: int) -> dict[str, Any]:
+        """The batch of an optimizer step: a function of the step and the seed alone."""
+
+    def sample_numbers(self, step: int, batch_size: int) -> Iterator[int]:
+        """Numbers, counted over the whole training, of this process's samples of a step."""
+        share = self.schedule.share
+        yield from range(step * batch_size + share.rank, (step + 1) * batch_size, share.world)
+
+
+def is_forced(number: int, fraction: float) -> bool:
+    """Whether a sample must show foreground: such samples are spread evenly over the training."""
+    return int((number + 1) * fraction) > int(number * fraction)
+
+
+@dataclass(frozen=True)
 class PatchSampling:
     """How patches are drawn.
 
     Attributes:
         patch_size: Voxels along X, Y, Z.
         batch_size: Patches a step over all processes.
-        foreground_fraction: Share of a batch centred on a foreground voxel.
+        foreground_fraction: Share of the patches centred on a foreground voxel.
         padding: Value outside the image, one a channel.
         seed: Of all draws.
     """
@@ -42,45 +89,24 @@ class PatchSampling:
     seed: int
 
 
-class PatchStream(IterableDataset[dict[str, torch.Tensor]]):
-    """Batches of patches, from the present optimizer step to the end of the epoch.
+class PatchStream(StepStream):
+    """Batches of patches with their label maps.
 
     Args:
         folder: Store of preprocessed cases.
         case_ids: Training cases.
         sampling: How patches are drawn.
-        steps_per_epoch: Length of an epoch.
-        current_step: Returns the optimizer steps done so far; asked when an epoch begins.
-        share: Part of each batch that this process draws.
+        schedule: Which steps are yielded.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        case_ids: Sequence[str],
-        sampling: PatchSampling,
-        steps_per_epoch: int,
-        current_step: Callable[[], int],
-        share: Share,
+        self, folder: Path, case_ids: Sequence[str], sampling: PatchSampling, schedule: StepSchedule
     ) -> None:
+        super().__init__(schedule)
         self.cases = {case_id: load_case(folder, case_id) for case_id in sorted(case_ids)}
         self.sampling = sampling
-        self.steps_per_epoch = steps_per_epoch
-        self.current_step = current_step
-        self.share = share
 
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        first = self.current_step()
-        last = (first // self.steps_per_epoch + 1) * self.steps_per_epoch
-        worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(first + offset, last, stride):
-            yield self.batch(step)
-
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
+    def batch(self, step: int) -> dict[str, Any]:
         """The batch of an optimizer step.
 
         Returns:
@@ -88,22 +114,20 @@ class PatchStream(IterableDataset[dict[str, torch.Tensor]]):
             label: (N, X, Y, Z) uint8.
             step: () int64.
         """
-        size = self.sampling.batch_size
-        samples = [self._sample(step, index) for index in range(self.share.rank, size, self.share.world)]
+        numbers = self.sample_numbers(step, self.sampling.batch_size)
+        samples = [self._sample(step, number) for number in numbers]
         return {
             "image": torch.from_numpy(np.stack([image for image, _ in samples])),
             "label": torch.from_numpy(np.stack([label for _, label in samples])),
             "step": torch.tensor(step),
         }
 
-    def _sample(self, step: int, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _sample(self, step: int, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        index = number - step * self.sampling.batch_size
         generator = np.random.default_rng([self.sampling.seed, step, index])
         names = list(self.cases)
         case = self.cases[names[generator.integers(len(names))]]
-        # Evenly spread over all samples of the training, and a function of the step alone.
-        number = step * self.sampling.batch_size + index
-        fraction = self.sampling.foreground_fraction
-        forced = int((number + 1) * fraction) > int(number * fraction)
+        forced = is_forced(number, self.sampling.foreground_fraction)
         start = _patch_start(case, self.sampling.patch_size, forced, generator)
         image = cut_patch(case.image, start, self.sampling.patch_size, self.sampling.padding)
         label = cut_patch(case.label[None], start, self.sampling.patch_size, (0,))[0]
@@ -170,10 +194,20 @@ class WholeCases(Dataset[dict[str, Any]]):
         return len(self.case_ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """image (C, X, Y, Z) float32, label (X, Y, Z) uint8, case_id."""
+        """A case.
+
+        Returns:
+            image: (C, X, Y, Z) float32.
+            label: (X, Y, Z) uint8 network indices.
+            instances: (X, Y, Z) int32 ids.
+            instance_labels: (largest id + 1,) uint8 network index by id.
+            case_id: Its name.
+        """
         case = load_case(self.folder, self.case_ids[index])
         return {
             "image": torch.from_numpy(case.image.astype(np.float32)),
             "label": torch.from_numpy(np.array(case.label)),
+            "instances": torch.from_numpy(case.instances.astype(np.int32)),
+            "instance_labels": torch.from_numpy(np.array(case.instance_labels)),
             "case_id": self.case_ids[index],
         }

@@ -13,9 +13,11 @@ import torch
 from pipeline.bundle import Bundle
 from pipeline.config import PredictParams
 from pipeline.inference import predict_probabilities
-from pipeline.io.nifti import load_volume, save_label_map
+from pipeline.instance_inference import predict_objects
+from pipeline.io.images import load_volume, prediction_suffix, save_instance_map, save_label_map
+from pipeline.models.maskrcnn import MaskRCNN
 from pipeline.overlays import draw_overlay
-from pipeline.postprocessing import to_prediction
+from pipeline.postprocessing import build_prediction, to_prediction
 from pipeline.volume import LabelMap, Prediction, Volume, voxel_size_mm
 
 
@@ -48,18 +50,26 @@ class Predictor:
             volume: As read from disk.
             where: Case id and file, for errors.
         """
+        if isinstance(self.network, MaskRCNN):
+            ids, classes, scores = predict_objects(
+                self.network, volume, self.plan, self.params, self.device, where
+            )
+            score = self.params.label_score
+            return build_prediction(ids, classes, scores, volume.affine, self.plan, self.params, score)
         probabilities = predict_probabilities(
             self.network, volume, self.plan, self.params.overlap, self.mirror_axes, self.device, where
         )
-        return to_prediction(probabilities, volume.affine, self.plan, self.params.min_component_mm3)
+        return to_prediction(probabilities, volume.affine, self.plan, self.params)
 
     def predict_files(
         self, images: Sequence[Path], output: Path, case_id: str, timed: bool = True
     ) -> dict[str, Any]:
         """Predicts one case and writes `<case_id>_labels.nii.gz`, `_instances.nii.gz`, `_overlay.png`, `.json`.
 
+        For a picture (PNG, TIFF, JPEG) the labels are a PNG of 8 bits, the instances one of 16.
+
         Args:
-            images: One file a channel.
+            images: One file a channel, or one with all channels; a folder is a DICOM series.
             output: Existing folder.
             case_id: Stem of the written files.
             timed: Write the seconds; without them the same input gives the same bytes.
@@ -68,15 +78,17 @@ class Predictor:
             The record that was written as JSON; it is written last.
 
         Raises:
-            SegtrailError: The image cannot be read or does not fit the model.
+            SegtrailError: The image cannot be read or does not fit the model, or a PNG cannot hold the labels
+                (255 at most) or the instances (65535).
         """
         started = time.monotonic()
         (output / f"{case_id}.json").unlink(missing_ok=True)
         volume = load_volume(images)
         prediction = self.predict(volume, f"{case_id} ({images[0]})")
-        save_label_map(prediction.label_map, output / f"{case_id}_labels.nii.gz", images[0])
+        suffix = prediction_suffix(images)
+        save_label_map(prediction.label_map, output / f"{case_id}_labels{suffix}", images[0])
         instances = LabelMap(prediction.instances.array, volume.affine)
-        save_label_map(instances, output / f"{case_id}_instances.nii.gz", images[0])
+        save_instance_map(instances, output / f"{case_id}_instances{suffix}", images[0])
         draw_overlay(volume, prediction.label_map, None, output / f"{case_id}_overlay.png", case_id)
         record = {
             "case_id": case_id,

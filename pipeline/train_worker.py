@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import TrainParams
+from pipeline.config import InstanceTrainParams, SemanticTrainParams
 from pipeline.errors import SegtrailError
 from pipeline.plan import load_plan
 
@@ -48,7 +48,7 @@ class TrainingJob(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str
-    params: TrainParams
+    params: SemanticTrainParams | InstanceTrainParams
     plan: Path
     store: Path
     training_cases: tuple[str, ...]
@@ -70,9 +70,8 @@ def run_job(job: TrainingJob) -> None:
     import torch
 
     from pipeline.bundle import save_bundle
-    from pipeline.datamodule import PatchDataModule
-    from pipeline.models.modules import SemanticModule
     from pipeline.training import HISTORY, fit
+    from pipeline.training_setup import build_training
 
     plan = load_plan(job.plan)
     for side, cases in (("train", job.training_cases), ("validation", job.validation_cases)):
@@ -84,9 +83,9 @@ def run_job(job: TrainingJob) -> None:
             )
     pl.seed_everything(job.params.seed, verbose=False)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    data = PatchDataModule(job.store, job.training_cases, job.validation_cases, plan, job.params, job.workers)
-    weights = class_weights(job)
-    module = SemanticModule(job.model, plan, job.params, weights)
+    module, data = build_training(
+        job.model, plan, job.params, job.store, job.training_cases, job.validation_cases, job.workers
+    )
     started = _first_start(job.scratch)
     result = fit(module, data, job.params, job.scratch, job.devices)
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
@@ -102,13 +101,15 @@ def run_job(job: TrainingJob) -> None:
         plan=plan,
         params=job.params.model_dump(mode="json"),
         provenance=job.provenance,
-        validation_dice=result.validation_dice,
+        validation_metric=module.monitor,
+        validation_score=result.validation_score,
     )
     (job.output / HISTORY).write_bytes((job.scratch / HISTORY).read_bytes())
     record = {
         "bundle_sha256": sha256,
         "best_epoch": result.best_epoch,
-        "best_validation_dice": result.validation_dice,
+        "validation_metric": module.monitor,
+        "best_validation_score": result.validation_score,
         "seconds": round(result.seconds, 1),
         "resumed": result.resumed,
         "devices": result.devices,
@@ -124,38 +125,6 @@ def _first_start(scratch: Path) -> float:
     if not note.exists():
         note.write_text(str(time.time()), encoding="utf-8")
     return float(note.read_text(encoding="utf-8"))
-
-
-def class_weights(job: TrainingJob) -> list[float] | None:
-    """Weights of the classes, background first; None when all are equal.
-
-    "balanced" is the inverse square root of a class's share of the training voxels, scaled to mean 1.
-
-    Raises:
-        SegtrailError: The list in params has another length than there are classes.
-    """
-    import numpy as np
-
-    from pipeline.store import load_case
-
-    names = load_plan(job.plan).label_names
-    wanted = job.params.class_weights
-    if wanted == "none":
-        return None
-    if wanted != "balanced":
-        if len(wanted) != len(names):
-            raise SegtrailError(
-                f"{len(wanted)} class weights for {len(names)} classes ({', '.join(names)})",
-                f"params.yaml: train.{job.model}.class_weights",
-                "give one number a class, background first",
-            )
-        return list(wanted)
-    counts = sum(
-        np.bincount(load_case(job.store, case_id).label.ravel(), minlength=len(names))
-        for case_id in job.training_cases
-    )
-    weights = 1.0 / np.sqrt(np.maximum(counts, 1) / np.sum(counts))
-    return [float(w) for w in weights / weights.mean()]
 
 
 def end_with_parent() -> None:

@@ -17,11 +17,11 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pipeline.callbacks import Budget, History, Patience, Resume
 from pipeline.checkpoints import SafetensorsCheckpointIO
 from pipeline.config import TrainParams
-from pipeline.datamodule import PatchDataModule
+from pipeline.datamodule import CaseDataModule
 from pipeline.devices import parse_devices
 from pipeline.errors import SegtrailError
 from pipeline.history import complete_history
-from pipeline.models.modules import SemanticModule
+from pipeline.models.base import TrainedModule
 
 LOGGER = logging.getLogger("segtrail")
 RESUME = "resume.safetensors"
@@ -34,9 +34,9 @@ class TrainingResult:
     """What a finished training leaves.
 
     Attributes:
-        weights: State dict of the network with the best validation Dice.
+        weights: State dict of the network with the best validation score.
         network_arguments: Arguments of the network.
-        validation_dice: Its mean Dice on the validation cases; None when no class occurs in them.
+        validation_score: What the module monitors, on the validation cases; None when no class occurs in them.
         best_epoch: Epoch (from 1) of these weights.
         seconds: Training time, resumed parts included.
         resumed: How often the run was continued.
@@ -45,7 +45,7 @@ class TrainingResult:
 
     weights: dict[str, torch.Tensor]
     network_arguments: dict[str, Any]
-    validation_dice: float | None
+    validation_score: float | None
     best_epoch: int
     seconds: float
     resumed: int
@@ -53,13 +53,13 @@ class TrainingResult:
 
 
 def fit(
-    module: SemanticModule, data: PatchDataModule, params: TrainParams, scratch: Path, devices: str
+    module: TrainedModule, data: CaseDataModule, params: TrainParams, scratch: Path, devices: str
 ) -> TrainingResult:
     """Trains until the budget is spent; continues from `scratch` when a killed run left a checkpoint.
 
     Args:
         module: Freshly built, seeded.
-        data: Patches and validation cases.
+        data: Training batches and validation cases.
         params: `train.<model>`.
         scratch: Folder of checkpoints and `history.csv`; must not be an output of DVC.
         devices: See `parse_devices`.
@@ -71,7 +71,7 @@ def fit(
     best = ModelCheckpoint(
         scratch,
         filename=Path(BEST).stem,
-        monitor="validation_dice",
+        monitor=module.monitor,
         mode="max",
         enable_version_counter=False,
         save_top_k=1,
@@ -82,7 +82,7 @@ def fit(
     trainer = _trainer(
         params,
         devices,
-        data.sampling.batch_size,
+        data.batch_size,
         [budget, patience, History(scratch / HISTORY, budget), best, resume],
     )
     checkpoint = scratch / RESUME
@@ -97,8 +97,8 @@ def _trainer(params: TrainParams, devices: str, batch_size: int, callbacks: list
     count = hardware["devices"] if isinstance(hardware["devices"], int) else len(hardware["devices"])
     if batch_size % count:
         raise SegtrailError(
-            f"{batch_size} patches a step cannot be shared evenly by {count} processes",
-            "params.yaml: plan.batch_size",
+            f"{batch_size} samples a step cannot be shared evenly by {count} processes",
+            "params.yaml: plan.batch_size (U-Net), train.maskrcnn.batch_size",
             f"use a multiple of {count}, or fewer devices",
         )
     return pl.Trainer(
@@ -123,8 +123,8 @@ def _trainer(params: TrainParams, devices: str, batch_size: int, callbacks: list
 
 def _result(
     trainer: pl.Trainer,
-    module: SemanticModule,
-    data: PatchDataModule,
+    module: TrainedModule,
+    data: CaseDataModule,
     budget: Budget,
     patience: Patience,
     scratch: Path,
@@ -132,15 +132,16 @@ def _result(
     seconds = budget.seconds
     final = {name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()}
     last_epoch = trainer.current_epoch
-    weights, dice, epoch = final, patience.best, patience.best_epoch + 1
+    weights, score, epoch = final, patience.best, patience.best_epoch + 1
     validated = (last_epoch % budget.params.validate_every_epochs) == 0
     if not validated or patience.best_epoch < 0:
         (metrics,) = trainer.validate(module, data, verbose=False)
         if trainer.is_global_zero:
             complete_history(scratch / HISTORY, metrics)
-        LOGGER.info("last validation: Dice %.4f", metrics["validation_dice"])
-        if metrics["validation_dice"] > dice or patience.best_epoch < 0:
-            dice, epoch = metrics["validation_dice"], last_epoch
+        last = metrics[module.monitor]
+        LOGGER.info("last validation: %s %.4f", module.monitor_title, last)
+        if last > score or patience.best_epoch < 0:
+            score, epoch = last, last_epoch
     if epoch < last_epoch and (scratch / BEST).exists():
         saved = SafetensorsCheckpointIO().load_checkpoint(scratch / BEST)["state_dict"]
         prefix = "network."
@@ -148,7 +149,7 @@ def _result(
     return TrainingResult(
         weights=weights,
         network_arguments=module.network_arguments,
-        validation_dice=None if math.isnan(dice) else dice,
+        validation_score=None if math.isnan(score) else score,
         best_epoch=epoch,
         seconds=seconds,
         resumed=budget.resumed,

@@ -32,8 +32,20 @@ SMALL = {
     ("train", "unet", "steps_per_epoch"): 4,
     ("train", "unet", "validate_every_epochs"): 2,
     ("train", "unet", "checkpoint_every_steps"): 2,
+    ("plan", "detection_zoom"): 1.0,
+    ("plan", "detection_window"): [64, 64],
+    ("train", "maskrcnn", "max_epochs"): 2,
+    ("train", "maskrcnn", "max_minutes"): 60.0,
+    ("train", "maskrcnn", "steps_per_epoch"): 2,
+    ("train", "maskrcnn", "validate_every_epochs"): 2,
+    ("train", "maskrcnn", "batch_size"): 2,
+    ("train", "maskrcnn", "pyramid_channels"): 16,
+    ("train", "maskrcnn", "head_channels"): 16,
+    ("train", "maskrcnn", "proposals"): 20,
+    ("predict", "min_score"): 0.4,
     ("register", "min_cases"): 2,
 }
+MODELS = ("unet", "maskrcnn")
 RUNNING = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
 
 
@@ -94,10 +106,15 @@ CHAMPION = (
     "(client.get_model_version_by_alias('phantom', 'champion'))"
 )
 RUNS = (
-    "[[r.data.metrics.get('test/dice'), r.data.metrics.get('train/loss'), len(r.data.params) > 10,"
+    "[[r.data.tags['segtrail.model'], r.data.metrics.get('test/dice'), r.data.metrics.get('test/mask_map_10_50'),"
+    " r.data.metrics.get('train/loss'), len(r.data.params) > 10,"
     " len(r.inputs.dataset_inputs), sorted(a.path for a in client.list_artifacts(r.info.run_id))]"
     " for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]"
 )
+
+
+def load_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def copy_project(target: Path) -> None:
@@ -137,10 +154,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_first_run_leaves_a_champion_and_a_report(project: Path) -> None:
-    decision = json.loads((project / "data/registry/decision.json").read_text(encoding="utf-8"))
-    bundle = json.loads((project / "data/models/unet/run.json").read_text(encoding="utf-8"))
+    decision = load_json(project / "data/registry/decision.json")
     assert decision["promoted"]
-    assert ask_mlflow(project, CHAMPION) == ["1", bundle["bundle_sha256"]]
+    assert ask_mlflow(project, CHAMPION)[1] == decision["champion_after"]
+    trained = [load_json(project / f"data/models/{model}/run.json")["bundle_sha256"] for model in MODELS]
+    assert [version["bundle_sha256"] for version in decision["versions"]] == trained
     assert "<html" in (project / "data/report/index.html").read_text(encoding="utf-8")
     output = (project / "first_run.log").read_text(encoding="utf-8")
     assert "champion" in output
@@ -149,13 +167,16 @@ def test_the_first_run_leaves_a_champion_and_a_report(project: Path) -> None:
 
 
 def test_the_run_holds_everything_and_equals_the_files(project: Path) -> None:
-    ((dice, loss, has_params, datasets, artifacts),) = ask_mlflow(project, RUNS)
-    metrics = json.loads((project / "data/metrics/unet/metrics.json").read_text(encoding="utf-8"))["metrics"]
-    assert dice == pytest.approx(metrics["test/dice"])
-    assert loss is not None
-    assert has_params
-    assert datasets == 1
-    assert {"data", "metrics", "model", "overlays", "plots", "tables"} <= set(artifacts)
+    runs = ask_mlflow(project, RUNS)
+    assert len(runs) == len(MODELS)
+    for model, dice, detection, loss, has_params, datasets, artifacts in runs:
+        metrics = load_json(project / f"data/metrics/{model}/metrics.json")["metrics"]
+        assert dice == pytest.approx(metrics["test/dice"])
+        assert detection == pytest.approx(metrics["test/mask_map_10_50"])
+        assert loss is not None
+        assert has_params
+        assert datasets == 1
+        assert {"data", "metrics", "model", "overlays", "plots", "tables"} <= set(artifacts)
 
 
 def test_the_registered_model_predicts_without_the_project(project: Path, tmp_path: Path) -> None:
@@ -192,9 +213,9 @@ def test_the_command_predicts_with_the_champion(project: Path, tmp_path: Path) -
     assert result.stderr.count("segtrail: error:") == 1
     for image in images:
         case_id = image.name.removesuffix(".nii.gz")
-        record = json.loads((tmp_path / "out" / f"{case_id}.json").read_text(encoding="utf-8"))
+        record = load_json(tmp_path / "out" / f"{case_id}.json")
         assert record["model"]["name"] == "phantom"
-        assert record["model"]["version"] == "1"
+        assert record["model"]["version"] == ask_mlflow(project, CHAMPION)[0]
 
 
 def test_a_second_run_executes_register_alone_and_changes_nothing(project: Path) -> None:
@@ -205,8 +226,11 @@ def test_a_second_run_executes_register_alone_and_changes_nothing(project: Path)
 
 def test_changing_evaluate_reruns_only_what_follows(project: Path) -> None:
     change_params(project, {("evaluate", "surface_tolerance_mm"): 3.0})
-    assert executed(repro(project)) == ["evaluate@unet", "register", "report"]
-    assert ask_mlflow(project, CHAMPION)[0] == "1"
+    champion = ask_mlflow(project, CHAMPION)
+    *evaluations, register, report = executed(repro(project))
+    assert sorted(evaluations) == ["evaluate@maskrcnn", "evaluate@unet"]
+    assert (register, report) == ("register", "report")
+    assert ask_mlflow(project, CHAMPION) == champion
 
 
 def test_changing_the_report_reruns_the_report(project: Path) -> None:
@@ -215,26 +239,27 @@ def test_changing_the_report_reruns_the_report(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "stage"),
+    ("keys", "value", "stages"),
     [
-        (("split", "salt"), "other", "split"),
-        (("plan", "batch_size"), 3, "plan"),
-        (("preprocess", "dtype"), "float32", "preprocess"),
-        (("train", "unet", "seed"), 7, "train@unet"),
-        (("predict", "mirror"), "none", "predict@unet"),
-        (("inspect", "position_outlier"), 9.0, "inspect"),
-        (("phantom", "noise_hu"), 36.0, "phantom@phantom"),
+        (("split", "salt"), "other", ["split"]),
+        (("plan", "batch_size"), 3, ["plan"]),
+        (("preprocess", "dtype"), "float32", ["preprocess"]),
+        (("train", "unet", "seed"), 7, ["train@unet"]),
+        (("train", "maskrcnn", "seed"), 7, ["train@maskrcnn"]),
+        (("predict", "mirror"), "none", ["predict@maskrcnn", "predict@unet"]),
+        (("inspect", "position_outlier"), 9.0, ["inspect"]),
+        (("phantom", "noise_hu"), 36.0, ["phantom@phantom"]),
     ],
 )
 def test_a_params_section_belongs_to_one_stage(
-    project: Path, keys: tuple[str, ...], value: Any, stage: str
+    project: Path, keys: tuple[str, ...], value: Any, stages: list[str]
 ) -> None:
     saved = (project / "params.yaml").read_bytes()
     change_params(project, {keys: value})
     status = json.loads(run(project, "dvc", "status", "--json").stdout)
     (project / "params.yaml").write_bytes(saved)
     status.pop("register")  # always_changed
-    assert list(status) == [stage]
+    assert sorted(status) == stages
 
 
 def test_a_deleted_mlflow_store_comes_back_without_training(project: Path) -> None:
@@ -252,7 +277,7 @@ def test_an_emptied_registry_comes_back(project: Path) -> None:
     ask_mlflow(project, "client.delete_registered_model('phantom')")
     assert executed(repro(project)) == ["register"]
     assert ask_mlflow(project, CHAMPION) == champion
-    assert len(ask_mlflow(project, RUNS)) == 1
+    assert len(ask_mlflow(project, RUNS)) == len(MODELS)
 
 
 def test_a_misspelt_key_is_one_clear_error_and_nothing_runs(project: Path) -> None:
@@ -284,7 +309,7 @@ def test_a_killed_training_is_continued_by_the_next_run(project: Path) -> None:
     process.communicate()
     output = repro(project)
     assert "continuing the interrupted training" in output
-    assert json.loads((project / "data/models/unet/run.json").read_text())["resumed"] == 1
+    assert load_json(project / "data/models/unet/run.json")["resumed"] == 1
     assert not list((project / ".segtrail/checkpoints").rglob("*.safetensors"))
     assert executed(repro(project)) == ["register"]
 

@@ -1,36 +1,27 @@
-"""Lightning modules: loss, validation by real Dice of whole cases, optimizer, annealing to the budget."""
+"""Lightning module of semantic segmentation: validation by the real Dice of whole cases."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 
-from pipeline.augmentation import apply_augmentation, draw_augmentation
-from pipeline.config import TrainParams
+from pipeline.augmentation import apply_augmentation
+from pipeline.config import SemanticTrainParams
 from pipeline.inference import predict_logits
 from pipeline.losses import DeepSupervisionLoss
 from pipeline.metrics import count_voxels
 from pipeline.metrics import dice as compute_dice
+from pipeline.models.base import TrainedModule
 from pipeline.models.networks import build_network
+from pipeline.models.unet import SliceWise, UNet
 from pipeline.plan import Plan
 
-POLY_EXPONENT = 0.9
 VALIDATION_OVERLAP = 0.25  # of windows; the test cases are predicted with `predict.overlap`
 
 
-def annealed(schedule: str, progress: float) -> float:
-    """Factor of the learning rate after a share of the budget, 1 at the start and 0 at the end."""
-    left = max(1.0 - progress, 0.0)
-    if schedule == "poly":
-        return math.pow(left, POLY_EXPONENT)
-    return 0.5 * (1 + math.cos(math.pi * (1 - left)))
-
-
-class SemanticModule(pl.LightningModule):
+class SemanticModule(TrainedModule):
     """Trains a semantic segmentation network on patches.
 
     Args:
@@ -40,13 +31,14 @@ class SemanticModule(pl.LightningModule):
         class_weights: One number a class, or None.
     """
 
+    monitor: ClassVar[str] = "validation_dice"
+    monitor_title: ClassVar[str] = "Dice"
+    network: UNet | SliceWise
+
     def __init__(
-        self, network: str, plan: Plan, params: TrainParams, class_weights: Sequence[float] | None
+        self, network: str, plan: Plan, params: SemanticTrainParams, class_weights: Sequence[float] | None
     ) -> None:
-        super().__init__()
-        self.plan = plan
-        self.params = params
-        self.network_arguments = {
+        arguments = {
             "channels": len(plan.channels),
             "classes": len(plan.label_names),
             "features": list(plan.features),
@@ -54,32 +46,30 @@ class SemanticModule(pl.LightningModule):
             "kernels": [list(k) for k in plan.kernels],
             "dimensions": plan.dimensions,
         }
-        self.network = build_network(network, **self.network_arguments)
+        super().__init__(build_network(network, **arguments), arguments, plan, params)
         self.loss = DeepSupervisionLoss(params.dice_weight, params.cross_entropy_weight, class_weights)
         self.levels = max(len(plan.features) - 2, 1) if params.deep_supervision else 1
         self.validation_dice: list[torch.Tensor] = []
-        self.budget_spent = 0.0  # share of the budget, set by the budget callback before each step
+
+    def history_columns(self) -> list[str]:
+        """Dice of the classes and their mean."""
+        return ["validation_dice", *(f"validation_dice_{name}" for name in self.plan.label_names[1:])]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Augments training batches on the training device."""
         if not self.training or "step" not in batch:
             return batch
-        generator = torch.Generator()
-        generator.manual_seed((self.params.seed * 1_000_003 + int(batch["step"])) * 1009 + self.global_rank)
-        draw = draw_augmentation(
-            self.params.augmentation, len(batch["image"]), self.plan.dimensions == 2, generator
-        )
+        draw = self.draw(batch, flat=self.plan.dimensions == 2)
         padding = torch.tensor([how.padding for how in self.plan.normalization])
         image, label = apply_augmentation(batch["image"], batch["label"], padding, self.plan.spacing_mm, draw)
         return {**batch, "image": image, "label": label}
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Loss of one batch at all supervised decoder stages."""
-        factor = annealed(self.params.schedule, self.budget_spent)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.params.learning_rate * factor
+        self.set_learning_rate()
         pyramid = self.network.pyramid(batch["image"], self.levels)
         loss: torch.Tensor = self.loss(pyramid, batch["label"])
+        self.require_finite(loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
@@ -105,17 +95,3 @@ class SemanticModule(pl.LightningModule):
         for name, value in zip(self.plan.label_names[1:], classes, strict=True):
             self.log(f"validation_dice_{name}", value, rank_zero_only=True)
         self.log("validation_dice", torch.nanmean(classes), rank_zero_only=True)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD with Nesterov momentum, or AdamW; the learning rate is set at each step."""
-        if self.params.optimizer == "adamw":
-            return torch.optim.AdamW(
-                self.parameters(), lr=self.params.learning_rate, weight_decay=self.params.weight_decay
-            )
-        return torch.optim.SGD(
-            self.parameters(),
-            lr=self.params.learning_rate,
-            momentum=self.params.momentum,
-            nesterov=self.params.momentum > 0,
-            weight_decay=self.params.weight_decay,
-        )

@@ -99,7 +99,7 @@ def test_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_params(project: Path) -> None:
-    assert one(doctor.check_params()).found == "data set phantom, models unet"
+    assert one(doctor.check_params()).found == "data set phantom, models unet, maskrcnn"
     (project / "params.yaml").write_text("modles: [unet]")
     line = one(doctor.check_params())
     assert line.status == FAIL

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     save_bundle(
         tmp_path, build_network("unet", **ARGUMENTS).state_dict(), model="unet", network="unet",
         network_arguments=ARGUMENTS, plan=plan, params={"seed": 1}, provenance={"git_commit": "abc"},
-        validation_dice=0.5,
+        validation_metric="validation_dice", validation_score=0.5,
     )  # fmt: skip
     return tmp_path
 
@@ -43,6 +43,7 @@ def test_the_network_answers_as_before(folder: Path) -> None:
     torch.testing.assert_close(bundle.build(torch.device("cpu"))(image), original(image), rtol=0, atol=0)
     assert bundle.metadata.provenance == {"git_commit": "abc"}
     assert bundle.metadata.plan.label_names == ("background", "a")
+    assert (bundle.metadata.validation_metric, bundle.metadata.validation_score) == ("validation_dice", 0.5)
 
 
 def test_changed_weights_are_refused(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import datasets
-from pipeline.datasets import PatchSampling, PatchStream, Share, WholeCases, cut_patch
+from pipeline.datasets import PatchSampling, PatchStream, Share, StepSchedule, WholeCases, cut_patch
 from pipeline.store import StoredCase, save_case
 
 
@@ -21,7 +21,8 @@ def store(tmp_path: Path) -> Path:
         label[index + 2, 3, 2] = 1
         image = np.full((1, 12, 12, 6), index, np.float16)
         positions = np.insert(np.argwhere(label == 1), 0, 1, axis=1).astype(np.int16)
-        save_case(tmp_path, f"case_{index}", StoredCase(image, label, positions))
+        objects = label.astype(np.uint16), np.array([0, 1], np.uint8)
+        save_case(tmp_path, f"case_{index}", StoredCase(image, label, positions, *objects))
     return tmp_path
 
 
@@ -30,7 +31,7 @@ def make_stream(
 ) -> PatchStream:
     sampling = PatchSampling((6, 6, 8), 4, fraction, (-1.0,), seed=5)
     cases = [f"case_{i}" for i in range(4)]
-    return PatchStream(folder, cases, sampling, 10, lambda: step, share or Share())
+    return PatchStream(folder, cases, sampling, StepSchedule(10, lambda: step, share or Share()))
 
 
 def test_cut_patch_by_hand() -> None:
@@ -104,3 +105,6 @@ def test_whole_cases(store: Path) -> None:
     assert cases[1]["case_id"] == "case_2"
     assert cases[1]["image"].dtype == torch.float32
     assert int(cases[1]["label"].sum()) == 1
+    assert cases[1]["instances"].dtype == torch.int32
+    assert torch.equal(cases[1]["instances"], cases[1]["label"].int())
+    assert cases[1]["instance_labels"].tolist() == [0, 1]

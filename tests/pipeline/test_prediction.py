@@ -10,40 +10,22 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from PIL import Image
+from skimage import io as skimage_io
+from small_bundle import PREDICT, write_ct_bundle, write_picture_bundle
 
-from pipeline.bundle import load_bundle, save_bundle
-from pipeline.config import PredictParams
+from pipeline.bundle import load_bundle
 from pipeline.errors import SegtrailError
-from pipeline.models.networks import build_network
-from pipeline.plan import ChannelNormalization, Plan
 from pipeline.prediction import Predictor
-from pipeline.topology import pooling
+
+
+def build_predictor(bundle: Path) -> Predictor:
+    return Predictor(load_bundle(bundle), PREDICT, torch.device("cpu"), {"name": "test", "version": "1"})
 
 
 @pytest.fixture
 def predictor(tmp_path: Path) -> Predictor:
-    """An untrained network: where a prediction lies does not depend on what it says."""
-    patch = (16, 16, 16)
-    strides, kernels = pooling(patch, (2.0, 2.0, 2.0))
-    arguments = {
-        "channels": 1, "classes": 3, "features": [4, 8, 16], "strides": strides, "kernels": kernels,
-        "dimensions": 3,
-    }  # fmt: skip
-    plan = Plan(
-        dataset="x", channels=("CT",), label_names=("background", "liver", "tumour"), label_values=(0, 2, 5),
-        dimensions=3, spacing_mm=(2, 2, 2), patch_size=patch, batch_size=2, strides=strides, kernels=kernels,
-        features=(4, 8, 16), reasons={}, n_cases=1,
-        normalization=(ChannelNormalization(scheme="ct", low=-100, high=300, mean=50, std=80),),
-    )  # fmt: skip
-    torch.manual_seed(3)
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    save_bundle(
-        folder, build_network("unet", **arguments).state_dict(), model="unet", network="unet",
-        network_arguments=arguments, plan=plan, params={}, provenance={}, validation_dice=None,
-    )  # fmt: skip
-    params = PredictParams(overlap=0.5, mirror="none", min_component_mm3=0.0)
-    return Predictor(load_bundle(folder), params, torch.device("cpu"), {"name": "test", "version": "1"})
+    return build_predictor(write_ct_bundle(tmp_path / "bundle"))
 
 
 @pytest.fixture
@@ -123,3 +105,76 @@ def test_a_file_that_is_no_image_leaves_nothing_behind(predictor: Predictor, tmp
     with pytest.raises(SegtrailError, match=r"broken\.nii\.gz"):
         predictor.predict_files([broken], output, "case")
     assert list(output.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_picture_is_answered_with_pictures_of_its_size(tmp_path: Path, suffix: str) -> None:
+    """Whoever opens them finds each pixel's label at its own row and column."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 4), dtype=np.uint8)  # rows, columns, RGBA
+    Image.fromarray(pixels).save(tmp_path / f"image.{suffix}")
+    predictor = build_predictor(write_picture_bundle(tmp_path / "bundle"))
+    record = predictor.predict_files([tmp_path / f"image.{suffix}"], tmp_path, "case")
+    labels = skimage_io.imread(tmp_path / "case_labels.png")
+    ids = skimage_io.imread(tmp_path / "case_instances.png")
+    assert (labels.shape, labels.dtype) == ((40, 56), np.uint8)
+    assert (ids.shape, ids.dtype) == ((40, 56), np.uint16)
+    assert set(np.unique(labels)) <= {0, 1, 200}
+    assert len(record["instances"]) > 1
+    assert sorted(set(np.unique(ids)) - {0}) == [item["id"] for item in record["instances"]]
+    for item in record["instances"]:
+        rows, columns = np.nonzero(ids == item["id"])
+        low, high = [columns.min(), rows.min(), 0], [columns.max() + 1, rows.max() + 1, 1]
+        assert item["box_voxels"] == [low, high]
+        assert item["voxels"] == item["area_mm2"] == len(rows)  # 1 mm stands for 1 pixel
+        np.testing.assert_allclose(item["centroid_mm"], [columns.mean(), rows.mean(), 0], atol=1e-3)
+    for name, value in (("nucleus", 1), ("debris", 200)):
+        pixels_of_class = int((labels == value).sum())
+        assert record["labels"][name] == {"voxels": pixels_of_class, "area_mm2": pixels_of_class}
+    assert not list(tmp_path.glob("*.nii.gz"))
+
+
+def test_real_nuclei_are_predicted(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "loader_oddities" / "derived_files" / "rgba.png"
+    predictor = build_predictor(write_picture_bundle(tmp_path / "bundle"))
+    record = predictor.predict_files([path], tmp_path, "rgba")
+    assert skimage_io.imread(tmp_path / "rgba_labels.png").shape == (256, 256)
+    assert record["input"] == [str(path)]
+
+
+def test_labels_that_a_png_cannot_hold_are_told(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)).save(tmp_path / "a.png")
+    predictor = build_predictor(write_picture_bundle(tmp_path / "bundle", values=(0, 256, 1000)))
+    with pytest.raises(SegtrailError, match="a PNG of 8 bits holds 0 to 255"):
+        predictor.predict_files([tmp_path / "a.png"], tmp_path, "case")
+    assert not (tmp_path / "case.json").exists()
+
+
+def test_a_grey_picture_does_not_fit_a_model_of_colours(shared_data: Path, tmp_path: Path) -> None:
+    predictor = build_predictor(write_picture_bundle(tmp_path / "bundle"))
+    with pytest.raises(SegtrailError, match="channel"):
+        predictor.predict_files(
+            [shared_data / "loader_oddities" / "derived_files" / "gray16.png"], tmp_path, "case"
+        )
+
+
+@pytest.mark.parametrize("name", ["derived_files/single_file.mha", "real_files/dicom_small_ct_series"])
+def test_metaimage_and_dicom_are_answered_with_nifti_at_their_place(
+    predictor: Predictor, shared_data: Path, tmp_path: Path, name: str
+) -> None:
+    source = shared_data / "loader_oddities" / name
+    predictor.predict_files([source], tmp_path, "case")
+    if source.is_dir():
+        reader = SimpleITK.ImageSeriesReader()
+        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(source)))
+        theirs = reader.Execute()
+    else:
+        theirs = SimpleITK.ReadImage(str(source))
+    for kind in ("labels", "instances"):
+        ours = SimpleITK.ReadImage(str(tmp_path / f"case_{kind}.nii.gz"))
+        assert ours.GetSize() == theirs.GetSize()
+        for index in ((0, 0, 0), (9, 8, 7)):
+            np.testing.assert_allclose(
+                ours.TransformIndexToPhysicalPoint(index),
+                theirs.TransformIndexToPhysicalPoint(index),
+                atol=1e-4,
+            )

@@ -9,114 +9,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-import yaml
 from safetensors.numpy import load_file
+from training_jobs import cube_plan, finish, make_job, start
 
 from pipeline.bundle import load_bundle
-from pipeline.config import TrainParams
 from pipeline.errors import SegtrailError
-from pipeline.plan import ChannelNormalization, Plan
-from pipeline.store import StoredCase, save_case
-from pipeline.topology import pooling
-from pipeline.train_worker import TrainingJob, class_weights, hold_lock, run_job
+from pipeline.store import StoredCase, load_case, save_case
+from pipeline.train_worker import TrainingJob, hold_lock, run_job
+
+LOSSES = [f"train_loss_{name}" for name in ("objectness", "rpn_box", "class", "box", "mask")]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Eight cases with one bright cube on noise each."""
-    folder = tmp_path / "store"
-    folder.mkdir()
-    for index in range(8):
-        generator = np.random.default_rng(index)
-        label = np.zeros((20, 18, 16), np.uint8)
-        x, y, z = generator.integers(2, 8, 3)
-        label[x : x + 7, y : y + 7, z : z + 7] = 1
-        image = (generator.normal(0, 0.3, label.shape) + 2 * label)[None].astype(np.float16)
-        foreground = np.insert(np.argwhere(label == 1), 0, 1, axis=1).astype(np.int16)
-        save_case(folder, f"case_{index}", StoredCase(image, label, foreground))
-    return folder
+def history_of(job: TrainingJob) -> list[dict[str, str]]:
+    return list(csv.DictReader((job.output / "history.csv").open()))
 
 
-@pytest.fixture
-def plan_file(tmp_path: Path) -> Path:
-    """A tiny plan: 16 voxels cube, 4 feature maps."""
-    patch = (16, 16, 16)
-    strides, kernels = pooling(patch, (1.0, 1.0, 1.0))
-    plan = Plan(
-        dataset="cubes",
-        channels=("MRI",),
-        label_names=("background", "cube"),
-        label_values=(0, 1),
-        dimensions=3,
-        spacing_mm=(1.0, 1.0, 1.0),
-        patch_size=patch,
-        batch_size=2,
-        strides=strides,
-        kernels=kernels,
-        features=tuple(4 * 2**i for i in range(len(strides))),
-        normalization=(ChannelNormalization(scheme="zscore"),),
-        reasons={},
-        n_cases=8,
-    )
-    path = tmp_path / "plan.json"
-    plan.save(path)
-    return path
-
-
-def make_job(tmp_path: Path, store: Path, plan_file: Path, name: str, **changes: Any) -> TrainingJob:
-    shipped = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["train"]["unet"]
-    small = {
-        "max_epochs": 6,
-        "max_minutes": 60.0,
-        "steps_per_epoch": 10,
-        "checkpoint_every_steps": 3,
-        "validate_every_epochs": 2,
-    }
-    devices = changes.pop("devices", "cpu")
-    return TrainingJob(
-        model="unet",
-        params=TrainParams(**{**shipped, **small, **changes}),
-        plan=plan_file,
-        store=store,
-        training_cases=tuple(f"case_{i}" for i in range(6)),
-        validation_cases=("case_6", "case_7"),
-        scratch=tmp_path / name,
-        output=tmp_path / name / "finished",
-        provenance={"git_commit": "abc"},
-        devices=devices,
-    )
-
-
-def start(job: TrainingJob) -> subprocess.Popen[str]:
-    job.scratch.mkdir(exist_ok=True)
-    job_file = job.scratch / "job.json"
-    job_file.write_text(job.model_dump_json(), encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train_worker", str(job_file)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(
-    tmp_path: Path, store: Path, plan_file: Path
-) -> None:
-    undisturbed = make_job(tmp_path, store, plan_file, "undisturbed")
+@pytest.mark.parametrize("model", ["unet", pytest.param("maskrcnn", marks=pytest.mark.slow)])
+def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, model: str) -> None:
+    undisturbed = make_job(tmp_path, "undisturbed", model)
     finish(start(undisturbed))
 
-    killed = make_job(tmp_path, store, plan_file, "killed")
+    killed = make_job(tmp_path, "killed", model)
     process = start(killed)
     checkpoint = killed.scratch / "resume.safetensors"
     while not checkpoint.exists():
@@ -133,28 +50,68 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     assert json.loads((killed.output / "result.json").read_text())["resumed"] == 1
-    rows = list(csv.DictReader((killed.output / "history.csv").open()))
-    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
-    assert [row["step"] for row in rows] == ["10", "20", "30", "40", "50", "60"]
+    params, rows = killed.params, history_of(killed)
+    epochs = range(1, params.max_epochs + 1)
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in epochs]
+    assert [row["step"] for row in rows] == [str(epoch * params.steps_per_epoch) for epoch in epochs]
+    # What was measured in the epoch that was cut is as if it had not been.
+    for ours, theirs in zip(rows, history_of(undisturbed), strict=True):
+        assert [ours[name] for name in ours if name.startswith("validation")] == [
+            theirs[name] for name in theirs if name.startswith("validation")
+        ]
 
 
-def test_a_cube_is_learned_and_the_schedule_ends_near_zero(
-    tmp_path: Path, store: Path, plan_file: Path
-) -> None:
-    job = make_job(tmp_path, store, plan_file, "cube", max_epochs=12, patience=0)
+def test_a_cube_is_learned_and_the_schedule_ends_near_zero(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "cube", max_epochs=12, patience=0)
     run_job(job)
-    bundle = load_bundle(job.output)
-    assert bundle.metadata.validation_dice is not None
-    assert bundle.metadata.validation_dice > 0.9
-    rates = [float(row["learning_rate"]) for row in csv.DictReader((job.output / "history.csv").open())]
+    metadata = load_bundle(job.output).metadata
+    assert metadata.validation_metric == "validation_dice"
+    assert metadata.validation_score is not None
+    assert metadata.validation_score > 0.9
+    result = json.loads((job.output / "result.json").read_text())
+    assert result["validation_metric"] == "validation_dice"
+    assert result["best_validation_score"] == metadata.validation_score
+    rates = [float(row["learning_rate"]) for row in history_of(job)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.02 * job.params.learning_rate
 
 
-def test_the_budget_of_minutes_ends_the_training(tmp_path: Path, store: Path, plan_file: Path) -> None:
-    job = make_job(tmp_path, store, plan_file, "minutes", max_epochs=100_000, max_minutes=0.05)
+def test_mask_rcnn_trains_from_store_to_bundle(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "rectangles", "maskrcnn", max_epochs=3)
     run_job(job)
-    rows = list(csv.DictReader((job.output / "history.csv").open()))
+    first, second, third = history_of(job)
+    for row in (first, second, third):
+        losses = [float(row[name]) for name in LOSSES]
+        assert min(losses) > 0
+        assert float(row["train_loss"]) == pytest.approx(sum(losses), rel=1e-4)
+    assert float(third["train_loss"]) < 0.7 * float(first["train_loss"])
+    assert float(third["train_loss_objectness"]) < float(first["train_loss_objectness"])
+    # Validated every second epoch, and at the end.
+    assert [row["validation_mask_map_10_50"] for row in (first,)] == [""]
+    assert all(0 <= float(row["validation_mask_map_10_50"]) <= 1 for row in (second, third))
+    assert all(0 <= float(row["validation_mask_map_50"]) <= 1 for row in (second, third))
+    metadata = load_bundle(job.output).metadata
+    assert (metadata.model, metadata.network) == ("maskrcnn", "maskrcnn")
+    assert metadata.validation_metric == "validation_mask_map_10_50"
+    best = max(float(row["validation_mask_map_10_50"]) for row in (second, third))
+    assert metadata.validation_score == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_mask_rcnn_finds_the_rectangles(tmp_path: Path) -> None:
+    job = make_job(
+        tmp_path, "rectangles", "maskrcnn", max_epochs=3, steps_per_epoch=20, validate_every_epochs=3
+    )
+    run_job(job)
+    score = load_bundle(job.output).metadata.validation_score
+    assert score is not None
+    assert score > 0.8
+
+
+def test_the_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "minutes", max_epochs=100_000, max_minutes=0.05)
+    run_job(job)
+    rows = history_of(job)
     assert 1 <= len(rows) < 1000
     assert float(rows[-1]["validation_dice"]) >= 0
     assert float(rows[-1]["minutes"]) >= 0.05
@@ -162,22 +119,21 @@ def test_the_budget_of_minutes_ends_the_training(tmp_path: Path, store: Path, pl
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(tmp_path: Path, store: Path, plan_file: Path) -> None:
-    job = make_job(tmp_path, store, plan_file, "ddp", devices="cpu:2", max_epochs=2)
+@pytest.mark.parametrize("model", ["unet", "maskrcnn"])
+def test_two_processes_train_together(tmp_path: Path, model: str) -> None:
+    job = make_job(tmp_path, "ddp", model, devices="cpu:2", max_epochs=2)
     output = finish(start(job))
     assert output.count("epoch 1:") == 1
-    assert load_bundle(job.output).metadata.validation_dice is not None
+    assert load_bundle(job.output).metadata.validation_score is not None
     assert json.loads((job.output / "result.json").read_text())["devices"] == "2 x cpu"
 
 
-def test_other_choices_run(tmp_path: Path, store: Path, plan_file: Path) -> None:
+def test_other_choices_run(tmp_path: Path) -> None:
     job = make_job(
         tmp_path,
-        store,
-        plan_file,
         "choices",
-        schedule="cosine",
-        optimizer="adamw",
+        schedule="poly",
+        optimizer="sgd",
         precision="bf16-mixed",
         class_weights="balanced",
         dice_weight=0.0,
@@ -185,44 +141,45 @@ def test_other_choices_run(tmp_path: Path, store: Path, plan_file: Path) -> None
         max_epochs=1,
     )
     run_job(job)
-    assert load_bundle(job.output).metadata.params["optimizer"] == "adamw"
+    assert load_bundle(job.output).metadata.params["optimizer"] == "sgd"
 
 
-def test_early_stop_by_patience(tmp_path: Path, store: Path, plan_file: Path) -> None:
+def test_early_stop_by_patience(tmp_path: Path) -> None:
     job = make_job(
-        tmp_path,
-        store,
-        plan_file,
-        "patience",
-        max_epochs=50,
-        validate_every_epochs=1,
-        patience=2,
-        learning_rate=1e-6,
+        tmp_path, "patience", max_epochs=50, validate_every_epochs=1, patience=2, learning_rate=1e-6
     )
     run_job(job)
-    rows = list(csv.DictReader((job.output / "history.csv").open()))
+    rows = history_of(job)
     dice = [float(row["validation_dice"]) for row in rows]
     assert len(rows) < 50
     assert max(dice[-2:]) <= max(dice[:-2])
 
 
-def test_balanced_class_weights_by_hand(tmp_path: Path, store: Path, plan_file: Path) -> None:
-    job = make_job(tmp_path, store, plan_file, "weights", class_weights="balanced")
-    weights = class_weights(job)
-    assert weights is not None
-    # 7^3 of 20 * 18 * 16 voxels are foreground; the inverse root of the shares, scaled to mean 1.
-    ratio = ((20 * 18 * 16 - 343) / 343) ** 0.5
-    assert weights[1] / weights[0] == pytest.approx(ratio)
-    assert sum(weights) / 2 == pytest.approx(1.0)
+@pytest.mark.parametrize("model", ["unet", "maskrcnn"])
+def test_a_loss_that_is_no_number_is_one_clear_error(tmp_path: Path, model: str) -> None:
+    job = make_job(tmp_path, "diverged", model)
+    for case_id in job.training_cases:
+        case = load_case(job.store, case_id)
+        arrays = (
+            np.array(one) for one in (case.label, case.foreground, case.instances, case.instance_labels)
+        )
+        save_case(job.store, case_id, StoredCase(np.full_like(case.image, np.nan), *arrays))
+    with pytest.raises(SegtrailError, match=r"the loss of step 0 is nan[\s\S]*lower learning_rate"):
+        run_job(job)
+    assert not job.output.exists()
 
 
-def test_wrong_number_of_class_weights(tmp_path: Path, store: Path, plan_file: Path) -> None:
-    with pytest.raises(SegtrailError, match="3 class weights for 2 classes"):
-        class_weights(make_job(tmp_path, store, plan_file, "weights", class_weights=[1.0, 1.0, 1.0]))
+def test_detection_needs_objects_in_the_plan(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "nothing", "maskrcnn")
+    cube_plan().save(job.plan)
+    with pytest.raises(
+        SegtrailError, match=r"no training case has an object[\s\S]*leave maskrcnn out of models"
+    ):
+        run_job(job)
 
 
-def test_the_worker_ends_with_its_parent(tmp_path: Path, store: Path, plan_file: Path) -> None:
-    job = make_job(tmp_path, store, plan_file, "orphan", max_epochs=100_000)
+def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "orphan", max_epochs=100_000)
     job.scratch.mkdir()
     job_file = job.scratch / "job.json"
     job_file.write_text(job.model_dump_json(), encoding="utf-8")
@@ -252,27 +209,43 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None
     hold_lock(tmp_path / "scratch").close()
 
 
-def test_a_side_without_labelled_cases_is_refused(tmp_path: Path, store: Path, plan_file: Path) -> None:
-    job = make_job(tmp_path, store, plan_file, "empty").model_copy(update={"validation_cases": ()})
+def test_a_side_without_labelled_cases_is_refused(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "empty").model_copy(update={"validation_cases": ()})
     with pytest.raises(SegtrailError, match="no labelled case on the side validation"):
         run_job(job)
 
 
-def test_patches_that_cannot_be_shared_are_refused(tmp_path: Path, store: Path, plan_file: Path) -> None:
-    with pytest.raises(SegtrailError, match="2 patches a step cannot be shared evenly by 3"):
-        run_job(make_job(tmp_path, store, plan_file, "three", devices="cpu:3"))
+@pytest.mark.parametrize("model", ["unet", "maskrcnn"])
+def test_samples_that_cannot_be_shared_are_refused(tmp_path: Path, model: str) -> None:
+    with pytest.raises(SegtrailError, match="2 samples a step cannot be shared evenly by 3"):
+        run_job(make_job(tmp_path, "three", model, devices="cpu:3"))
 
 
-def test_validation_cases_without_foreground_keep_the_last_weights(
-    tmp_path: Path, store: Path, plan_file: Path
-) -> None:
-    for name in ("case_6", "case_7"):
+def test_validation_cases_without_foreground_keep_the_last_weights(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "nothing", max_epochs=40, dice_weight=0.0)
+    for name in job.validation_cases:
         empty = np.zeros((20, 18, 16), np.uint8)
         image = np.full((1, 20, 18, 16), -1, np.float16)
-        save_case(store, name, StoredCase(image, empty, np.zeros((0, 4), np.int16)))
-    job = make_job(tmp_path, store, plan_file, "nothing", max_epochs=40, dice_weight=0.0)
+        objects = empty.astype(np.uint16), np.zeros(1, np.uint8)
+        save_case(job.store, name, StoredCase(image, empty, np.zeros((0, 4), np.int16), *objects))
     run_job(job)
     result = json.loads((job.output / "result.json").read_text())
-    assert result["best_validation_dice"] in (None, 0.0)
-    if result["best_validation_dice"] is None:
+    assert result["best_validation_score"] in (None, 0.0)
+    if result["best_validation_score"] is None:
         assert result["best_epoch"] == 40
+
+
+def test_mask_rcnn_without_objects_to_validate_on_keeps_the_last_weights(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "nothing", "maskrcnn", max_epochs=2, steps_per_epoch=2, validate_every_epochs=1)
+    for name in job.validation_cases:
+        empty = np.zeros((64, 96, 1), np.uint8)
+        image, objects = (
+            np.zeros((1, 64, 96, 1), np.float16),
+            (empty.astype(np.uint16), np.zeros(1, np.uint8)),
+        )
+        save_case(job.store, name, StoredCase(image, empty, np.zeros((0, 4), np.int16), *objects))
+    run_job(job)
+    result = json.loads((job.output / "result.json").read_text())
+    assert result["best_validation_score"] is None
+    assert result["best_epoch"] == 2
+    assert load_bundle(job.output).metadata.validation_score is None

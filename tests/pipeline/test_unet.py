@@ -61,7 +61,7 @@ def test_no_weight_has_two_names() -> None:
 
 
 def test_an_unknown_network_lists_the_known() -> None:
-    with pytest.raises(SegtrailError, match="use one of: unet"):
+    with pytest.raises(SegtrailError, match="use one of: maskrcnn, unet"):
         build_network("vnet")
 
 

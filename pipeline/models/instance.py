@@ -1,0 +1,181 @@
+"""Lightning module of instance segmentation: Mask R-CNN on windows, validated by the AP of whole cases."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.augmentation import apply_augmentation
+from pipeline.config import InstanceTrainParams, PredictParams
+from pipeline.detection import average_precision
+from pipeline.instance_inference import find_objects
+from pipeline.instance_overlaps import mask_overlaps
+from pipeline.matching import Detections, match
+from pipeline.models.backbones import load_backbone_weights
+from pipeline.models.base import TrainedModule
+from pipeline.models.maskrcnn import MaskRCNN, WindowObjects
+from pipeline.models.networks import build_network
+from pipeline.plan import Plan
+from pipeline.slices import require_detection, window_scale
+
+LOSSES = ("objectness", "rpn_box", "class", "box", "mask")
+# How validation predicts; the test cases are predicted with section `predict`.
+VALIDATION = PredictParams(
+    overlap=0.25,
+    mirror="none",
+    min_component_mm3=0,
+    min_score=0.05,
+    label_score=0.5,
+    duplicate_iou=0.5,
+    link_iou=0.3,
+)
+IOU_10_50 = np.linspace(0.10, 0.50, 9)
+VALIDATION_DETECTIONS = 1000
+ALL_SIZES = (0.0, float("inf"))
+
+
+class InstanceModule(TrainedModule):
+    """Trains Mask R-CNN on windows of slices.
+
+    Args:
+        network: Name of the network.
+        plan: The data set's plan, with its detection part.
+        params: `train.<model>`.
+
+    Raises:
+        SegtrailError: The plan has no detection part, or pre-trained weights cannot be had.
+    """
+
+    monitor: ClassVar[str] = "validation_mask_map_10_50"
+    monitor_title: ClassVar[str] = "mask_map_10_50"
+    network: MaskRCNN
+
+    def __init__(self, network: str, plan: Plan, params: InstanceTrainParams) -> None:
+        detection = require_detection(plan)
+        pretrained = params.backbone_weights != "none"
+        arguments = {
+            "channels": detection.slices * len(plan.channels),
+            "classes": len(plan.label_names),
+            "backbone": params.backbone,
+            "pyramid_channels": params.pyramid_channels,
+            "head_channels": params.head_channels,
+            "anchor_sizes": [list(level) for level in detection.anchor_sizes],
+            "anchor_ratios": list(detection.anchor_ratios),
+            "proposals": params.proposals,
+            "detections": detection.detections,
+            "window": list(detection.window),
+            "frozen_norm": pretrained,
+            "trainable_layers": params.trainable_layers if pretrained else 5,
+        }
+        super().__init__(build_network(network, **arguments), arguments, plan, params)
+        if pretrained:
+            state = load_backbone_weights(params.backbone_weights, params.backbone_sha256, params.backbone)
+            self.network.backbone.load_pretrained(state, "params.yaml: train.maskrcnn.backbone_weights")
+        self.detection = detection
+        self.warmup_steps = params.warmup_steps
+        self.validated: list[list[Detections]] = []
+
+    def history_columns(self) -> list[str]:
+        """The five losses, and AP over the validation cases."""
+        losses = [f"train_loss_{name}" for name in LOSSES]
+        return [*losses, "validation_mask_map_10_50", "validation_mask_map_50"]
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Augments training batches on the training device; boxes and masks follow from the moved ids."""
+        if not self.training or "step" not in batch:
+            return batch
+        padding = torch.tensor([how.padding for how in self.plan.normalization]).repeat(self.detection.slices)
+        scale_x, scale_y = window_scale(self.detection)
+        spacing = (self.plan.spacing_mm[0] / scale_x, self.plan.spacing_mm[1] / scale_y, 1.0)
+        image, ids = apply_augmentation(
+            batch["image"][..., None],
+            batch["instances"][..., None],
+            padding,
+            spacing,
+            self.draw(batch, flat=True),
+        )
+        return {**batch, "image": image[..., 0], "instances": ids[..., 0]}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """Sum of the five losses of one batch; each is logged."""
+        self.set_learning_rate()
+        # Regions are sampled at random inside the network.
+        torch.manual_seed(self.step_seed(int(batch["step"])))
+        objects = [to_objects(i, n) for i, n in zip(batch["instances"], batch["labels"], strict=True)]
+        losses = self.network.losses(batch["image"], objects)
+        total: torch.Tensor = torch.stack(list(losses.values())).sum()
+        self.require_finite(total)
+        values = {"train_loss": total, **{f"train_{name}": loss for name, loss in losses.items()}}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        return total
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Painted masks of one whole case against its objects, class by class."""
+        ids, found = find_objects(self.network, batch["image"], self.plan, VALIDATION, self.device)
+        reference = batch["instances"].cpu().numpy().astype(np.int32)
+        self.validated.append(
+            to_detections(
+                ids,
+                np.array([one.label for one in found], np.int64),
+                np.array([one.score for one in found]),
+                reference,
+                batch["instance_labels"].cpu().numpy().astype(np.int64),
+                len(self.plan.label_names),
+                batch["case_id"],
+            )
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean over classes of AP, pooled over the validation cases."""
+        cases, self.validated = self.validated, []
+        for name, thresholds in (("10_50", IOU_10_50), ("50", np.array([0.5]))):
+            values = []
+            for of_class in zip(*cases, strict=True):
+                if any(len(one.reference_sizes) for one in of_class):
+                    matches = [match(one, thresholds, VALIDATION_DETECTIONS, ALL_SIZES) for one in of_class]
+                    values.append(float(average_precision(matches).mean()))
+            mean = float(np.mean(values)) if values else float("nan")
+            self.log(f"validation_mask_map_{name}", mean, rank_zero_only=True)
+
+
+def to_objects(ids: torch.Tensor, labels: torch.Tensor) -> WindowObjects:
+    """Objects of a window from its ids.
+
+    Args:
+        ids: (X, Y) integer, 0 is background.
+        labels: (largest id of the case + 1,) class index by id.
+    """
+    present = torch.unique(ids)
+    present = present[present > 0]
+    return WindowObjects(ids[None] == present[:, None, None], labels[present.long()])
+
+
+def to_detections(
+    ids: NDArray[Any],
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    reference: NDArray[Any],
+    reference_labels: NDArray[np.int64],
+    classes: int,
+    case_id: str,
+) -> list[Detections]:
+    """One record a foreground class of one case.
+
+    Args:
+        ids: (X, Y, Z) painted ids 1..n.
+        labels, scores: (n,) of each.
+        reference: (X, Y, Z) ids.
+        reference_labels: (largest id + 1,) class index by id.
+        classes: Background included.
+        case_id: Of the record.
+    """
+    records = []
+    for label in range(1, classes):
+        found = np.flatnonzero(labels == label)
+        wanted = np.flatnonzero(reference_labels == label)
+        overlaps, sizes, reference_sizes = mask_overlaps(ids, reference, found + 1, wanted)
+        records.append(Detections(case_id, case_id, scores[found], overlaps, sizes, reference_sizes))
+    return records
