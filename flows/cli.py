@@ -59,7 +59,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add.set_defaults(run=_data_add)
 
     predict = commands.add_parser("predict", help="segment images")
-    predict.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="NIfTI files or folders")
+    predict.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images or folders")
     predict.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder for results")
     predict.add_argument(
         "--model",

@@ -72,12 +72,12 @@ def metric_value(files: ModelFiles, metric: str) -> float | None:
     """A metric of a scored model, None where it is undefined.
 
     Raises:
-        SegtrailError: There is no such metric.
+        SegtrailError: There is no such metric, or none that is known for each case (such as one by size).
     """
     metrics: dict[str, float | None] = files.load_metrics()["metrics"]
     parse_metric(metric)
-    if metric not in metrics:
-        legal = [name for name in metrics if f"{name}_ci_low" in metrics and name.startswith("test/")]
+    legal = [name for name in metrics if f"{name}_ci_low" in metrics and name.startswith("test/")]
+    if metric not in legal:
         raise unknown_name("metric", metric, legal, "params.yaml: register.metric")
     return metrics[metric]
 
@@ -131,7 +131,9 @@ def _outcome(
 
 
 def _comparable_scores(champion: Version, challenger: Version, metric: str) -> list[CaseScore]:
-    """Scores of the champion on the cases whose files are still the ones it was scored on."""
+    """Scores of the champion on the cases whose files are still the ones it was scored on; none without any."""
+    if metric not in champion.files.load_metrics()["metrics"]:
+        return []
     now = {case.case_id: case.sha256 for case in load_cases(challenger.files.cases)}
     then = {case.case_id: case.sha256 for case in load_cases(champion.files.cases)}
     scores = load_scores(champion.files.metrics / "cases.csv", metric)
@@ -148,16 +150,27 @@ def _objections(challenger: Version, champion: Version | None, metric: str) -> l
     found = []
     if missing := test - scored:
         found.append(f"the challenger has not been scored on {len(missing)} of the test cases")
-    dice = files.load_run().get("best_validation_dice")
-    if isinstance(dice, float) and not math.isfinite(dice):
-        found.append(f"the challenger's validation Dice is {dice}")
-    if champion is not None and metric.endswith("surface_dice"):
-        now, then = (
-            v.files.load_metrics().get("protocol", {}).get("surface") for v in (challenger, champion)
-        )
+    run = files.load_run()
+    score = run.get("best_validation_score")
+    if isinstance(score, float) and not math.isfinite(score):
+        found.append(f"the challenger's {run.get('validation_metric', 'validation score')} is {score}")
+    if champion is not None and metric not in champion.files.load_metrics()["metrics"]:
+        found.append(f"the champion was scored without {metric}")
+    elif champion is not None and (part := _protocol_part(metric)):
+        now, then = (v.files.load_metrics().get("protocol", {}).get(part) for v in (challenger, champion))
         if now != then:
-            found.append(f"the champion was scored with another surface protocol ({then}; now {now})")
+            found.append(f"the champion was scored with another protocol of {part} ({then}; now {now})")
     return found
+
+
+def _protocol_part(metric: str) -> str:
+    """Which part of the protocol holds the settings behind a metric; "" where it has none."""
+    column = metric.rsplit("/", 1)[-1]
+    if column == "surface_dice":
+        return "surface"
+    if "_map_" in column or "_mar_" in column:
+        return "average_precision"
+    return "froc" if column == "cpm" or column.startswith("froc_") else ""
 
 
 def _describe(version: Version, metric: str) -> Record:

@@ -6,13 +6,22 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect import flow
 
+from flows.evaluation_output import draw_curves, draw_overlays, format_table
 from flows.stage import map_cases, run_stage
 from pipeline.cases import CaseRecord, load_cases, usable_cases
 from pipeline.config import EvaluateParams, load_params
+from pipeline.detection_cases import ClassObjects, ReferenceObjects, collect_objects
+from pipeline.detection_evaluation import (
+    count_objects,
+    describe_detection,
+    measure_cases,
+    summarise_detection,
+)
 from pipeline.errors import SegtrailError
 from pipeline.evaluation import (
     CaseMetrics,
@@ -23,10 +32,11 @@ from pipeline.evaluation import (
     save_record,
     summarise,
 )
-from pipeline.io.nifti import load_label_map, load_volume
-from pipeline.io.sources import DatasetFacts
-from pipeline.overlays import draw_overlay, pick_cases
+from pipeline.io.dataset import DatasetFacts
+from pipeline.io.images import load_label_map, load_volume, prediction_suffix
+from pipeline.objects import ObjectRow, load_objects
 from pipeline.plots import draw_dice_by_case
+from pipeline.prediction_files import PredictionFiles, find_predictions, load_prediction, load_settings
 from pipeline.splits import load_splits
 from pipeline.volume import LabelMap
 
@@ -37,9 +47,20 @@ PREDICTIONS = Path("data/predictions")
 OUTPUT = Path("data/metrics")
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """What was measured in one case: overlaps, and the objects (none of a baseline)."""
+
+    rows: list[CaseMetrics]
+    objects: list[ClassObjects] = field(default_factory=list)
+
+
+Score = Callable[[CaseRecord], _Scored]
+
+
 @flow(name="evaluate")
 def evaluate_flow(model: str) -> None:
-    """Writes metrics, tables, plots and overlays of one model, and hands them to MLflow.
+    """Writes metrics, tables, curves, plots and overlays of one model, and hands them to MLflow.
 
     Args:
         model: One of `params.models`.
@@ -52,28 +73,29 @@ def evaluate_flow(model: str) -> None:
     partial = OUTPUT / f".{model}.partial"  # moved when whole: nobody reads half a table
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "plots").mkdir(parents=True)
-    rows = _evaluate_cases(
-        cases, lambda case: load_label_map(predictions[case.case_id]), labels, params, model
-    )
-    numbers = summarise(rows, params)
-    save_case_metrics(rows, partial / "cases.csv")
+    rows, objects = _map_scores(_model_score(predictions, labels, params), cases, model)
+    numbers = summarise(rows, params) | summarise_detection(objects, params)
+    save_case_metrics(rows, partial / "cases.csv", measure_cases(objects, params))
     if params.baseline == "otsu_lung":
-        others = _evaluate_cases(cases, _predict_baseline, labels, params, params.baseline)
+        others, _ = _map_scores(_baseline_score(labels, params), cases, params.baseline)
         numbers |= summarise(others, params, f"baseline_{params.baseline}")
         save_case_metrics(others, partial / "baseline_cases.csv")
+    settings = load_settings(next(iter(predictions.values())))
     record: dict[str, object] = {
         "model": model,
         "dataset": facts.name,
-        "protocol": describe_protocol(params),
+        "protocol": describe_protocol(params) | describe_detection(objects, params, settings),
         "n_cases": len(cases),
         "n_patients": len({case.patient_id for case in cases}),
         "cases_without_label": unlabelled,
+        "objects": count_objects(objects),
         "metrics": numbers,
     }
     save_record(record, partial / "metrics.json")
     by_class = {name: {row.case_id: row.dice for row in rows if row.label == name} for name in labels}
     draw_dice_by_case(by_class, partial / "plots" / "dice_by_case.png")
-    _draw_overlays(cases, predictions, case_dice(rows), labels, partial / "overlays")
+    draw_curves(objects, params, partial)
+    draw_overlays(cases, predictions, case_dice(rows), objects, labels, partial / "overlays")
     shutil.rmtree(OUTPUT / model, ignore_errors=True)
     partial.rename(OUTPUT / model)
     for line in format_table(numbers, list(labels)):
@@ -102,100 +124,70 @@ def _load_test_cases() -> tuple[list[CaseRecord], list[str]]:
     return cases, unlabelled
 
 
-def _find_predictions(model: str, cases: Sequence[CaseRecord]) -> dict[str, Path]:
-    """Files of the predicted label maps by case id."""
-    folder = PREDICTIONS / model
-    paths = {case.case_id: folder / f"{case.case_id}_labels.nii.gz" for case in cases}
-    missing = [case_id for case_id, path in paths.items() if not path.exists()]
-    if missing:
-        raise SegtrailError(
-            f"{len(missing)} of {len(cases)} test cases have no prediction: {', '.join(missing)}",
-            str(folder),
-            f"dvc repro --force predict@{model}",
-        )
-    return paths
+def _find_predictions(model: str, cases: Sequence[CaseRecord]) -> dict[str, PredictionFiles]:
+    suffixes = {case.case_id: prediction_suffix([Path(path) for path in case.images]) for case in cases}
+    return find_predictions(PREDICTIONS / model, suffixes, f"dvc repro --force predict@{model}")
 
 
-def _predict_baseline(case: CaseRecord) -> LabelMap:
+def _model_score(
+    predictions: Mapping[str, PredictionFiles], labels: Mapping[str, int], params: EvaluateParams
+) -> Score:
+    """Scores one case of a model, its objects included."""
+    rows_by_case: dict[str, list[ObjectRow]] = {}
+    for row in load_objects(INSPECTED / "objects.csv"):
+        rows_by_case.setdefault(row.case_id, []).append(row)
+
+    def score(case: CaseRecord) -> _Scored:
+        prediction = load_prediction(predictions[case.case_id], labels)
+        reference = load_label_map(Path(case.label))
+        rows = _score_overlap(case, reference, prediction.label_map, labels, params)
+        ids = load_label_map(Path(case.instances)).array if case.instances else None
+        truth = ReferenceObjects(reference, ids, rows_by_case.get(case.case_id, []))
+        return _Scored(rows, collect_objects(truth, prediction, labels, case.case_id, case.patient_id))
+
+    return score
+
+
+def _baseline_score(labels: Mapping[str, int], params: EvaluateParams) -> Score:
+    """Scores one case of the baseline; a threshold gives no scores, so it has no detection metrics."""
     from pipeline.baseline import otsu_lung
 
-    return otsu_lung(load_volume([Path(path) for path in case.images]))
+    def score(case: CaseRecord) -> _Scored:
+        prediction = otsu_lung(load_volume([Path(path) for path in case.images]))
+        return _Scored(_score_overlap(case, load_label_map(Path(case.label)), prediction, labels, params))
+
+    return score
 
 
-def _evaluate_cases(
-    cases: Sequence[CaseRecord],
-    predict: Callable[[CaseRecord], LabelMap],
+def _score_overlap(
+    case: CaseRecord,
+    reference: LabelMap,
+    prediction: LabelMap,
     labels: Mapping[str, int],
     params: EvaluateParams,
-    name: str,
 ) -> list[CaseMetrics]:
+    tolerance = params.surface_tolerance_mm
+    return evaluate_case(reference, prediction, labels, tolerance, case.case_id, case.patient_id)
+
+
+def _map_scores(
+    score: Score, cases: Sequence[CaseRecord], name: str
+) -> tuple[list[CaseMetrics], list[ClassObjects]]:
     """Scores every case; one row a case and class, in the order of the cases."""
     dice: dict[str, float] = {}
 
-    def work(case: CaseRecord) -> list[CaseMetrics]:
-        reference, tolerance = load_label_map(Path(case.label)), params.surface_tolerance_mm
-        rows = evaluate_case(reference, predict(case), labels, tolerance, case.case_id, case.patient_id)
-        dice.update(case_dice(rows))
-        return rows
+    def work(case: CaseRecord) -> _Scored:
+        scored = score(case)
+        dice.update(case_dice(scored.rows))
+        return scored
 
     def describe(case: CaseRecord) -> str:
-        return f"{case.case_id} Dice {_dice_text(dice.get(case.case_id))}"
+        value = dice.get(case.case_id)
+        text = "undefined (nothing there, nothing found)" if value is None else f"{value:.3f}"
+        return f"{case.case_id} Dice {text}"
 
-    return [row for rows in map_cases(work, cases, f"evaluate {name}", describe) for row in rows]
-
-
-def _draw_overlays(
-    cases: Sequence[CaseRecord],
-    predictions: Mapping[str, Path],
-    dice: Mapping[str, float],
-    labels: Mapping[str, int],
-    folder: Path,
-) -> None:
-    """Draws the best, the median and the worst case by mean Dice."""
-    folder.mkdir()
-    by_id = {case.case_id: case for case in cases}
-    for role, case_id in pick_cases(dice).items():
-        case = by_id[case_id]
-        draw_overlay(
-            load_volume([Path(path) for path in case.images]),
-            load_label_map(predictions[case_id]),
-            load_label_map(Path(case.label)),
-            folder / f"{role}_{case_id}.png",
-            f"{role} case: {case_id}, Dice {_dice_text(dice[case_id])}",
-            labels,
-        )
-
-
-def _dice_text(value: float | None) -> str:
-    return "undefined (nothing there, nothing found)" if value is None else f"{value:.3f}"
-
-
-def format_table(numbers: Mapping[str, float | None], labels: Sequence[str]) -> list[str]:
-    """Lines of the closing table: Dice with interval, HD95 and number of cases, by class.
-
-    Args:
-        numbers: From `summarise`.
-        labels: Names of the foreground classes.
-    """
-    rows = [("class", "Dice [95 % interval]", "HD95 mm", "n")]
-    names = {name: f"test/{name}/" for name in labels} | (
-        {"mean of classes": "test/"} if len(labels) > 1 else {}
-    )
-    if "baseline_otsu_lung/dice" in numbers:
-        names["otsu_lung baseline"] = "baseline_otsu_lung/"
-    for name, prefix in names.items():
-        low, high = numbers[f"{prefix}dice_ci_low"], numbers[f"{prefix}dice_ci_high"]
-        interval = "" if low is None else f" [{_number(low, 3)}, {_number(high, 3)}]"
-        dice = _number(numbers[f"{prefix}dice"], 3) + interval
-        rows.append((name, dice, _number(numbers[f"{prefix}hd95_mm"], 2), str(numbers[f"{prefix}dice_n"])))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    scored = map_cases(work, cases, f"evaluate {name}", describe)
+    return [row for one in scored for row in one.rows], [o for one in scored for o in one.objects]
 
 
 if __name__ == "__main__":

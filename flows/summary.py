@@ -12,7 +12,8 @@ from pipeline.progress import format_seconds
 
 DECISION = Path("data/registry/decision.json")
 REPORT = Path("data/report/index.html")
-HEADER = ("model", "metric", "value", "95 % interval", "n", "baseline", "bundle", "alias")
+Numbers = Mapping[str, float | None]
+CHOSEN_BY = " *"
 
 
 def summarise(seconds: Mapping[str, float], total_s: float) -> str:
@@ -24,10 +25,13 @@ def summarise(seconds: Mapping[str, float], total_s: float) -> str:
     """
     params = load_params()
     decision = _load(DECISION)
-    rows = [row for model in params.models if (row := _model_row(model, params, decision))]
+    metrics = {
+        model: _load(Path("data/metrics") / model / "metrics.json").get("metrics") for model in params.models
+    }
+    evaluated = {model: numbers for model, numbers in metrics.items() if numbers}
     lines = [""]
-    if rows:
-        lines += [*_table([HEADER, *rows]), ""]
+    if evaluated:
+        lines += [*_table(_rows(evaluated, params, decision)), f"{CHOSEN_BY.strip()} chooses the model", ""]
     lines += [f"registered model {decision['name']}: {_verdict(decision)}"] if decision else []
     executed = ", ".join(f"{stage} {format_seconds(s)}" for stage, s in seconds.items())
     lines.append(f"{format_seconds(total_s)} in all ({executed or 'no stage executed'})")
@@ -37,21 +41,35 @@ def summarise(seconds: Mapping[str, float], total_s: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _model_row(model: str, params: Params, decision: Mapping[str, Any]) -> tuple[str, ...]:
-    """One line of the table; empty when the model has not been evaluated."""
-    metrics = _load(Path("data/metrics") / model / "metrics.json").get("metrics")
-    if not metrics:
-        return ()
-    name = params.register_.metric
-    measure = name.partition("/")[2]
-    sha256 = str(_load(Path("data/models") / model / "run.json").get("bundle_sha256", ""))
-    interval = f"{_text(metrics.get(f'{name}_ci_low'))} to {_text(metrics.get(f'{name}_ci_high'))}"
-    n = metrics.get(f"{name}_n")
-    return (
-        *(model, name, _text(metrics.get(name)), interval, "-" if n is None else f"{n:.0f}"),
-        *(_text(metrics.get(f"baseline_{params.evaluate.baseline}/{measure}")), sha256[:12] or "-"),
-        ", ".join(_aliases(sha256, decision)) or "-",
-    )
+def _rows(
+    evaluated: Mapping[str, Numbers], params: Params, decision: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    """One line a metric, one column a model; then bundles and aliases."""
+    chosen_by, baseline = params.register_.metric, f"baseline_{params.evaluate.baseline}/dice"
+    volumes = any("test/cpm" in numbers for numbers in evaluated.values())
+    objects = ["test/mask_map_10_50", "test/cpm"] if volumes else ["test/mask_map_50"]
+    names = list(dict.fromkeys(["test/dice", *objects, chosen_by]))
+    rows = [("", *evaluated)]
+    for name in names:
+        title = name + (CHOSEN_BY if name == chosen_by else "")
+        rows.append((title, *(_cell(numbers, name) for numbers in evaluated.values())))
+    if any(baseline in numbers for numbers in evaluated.values()):
+        rows.append((baseline, *(_cell(numbers, baseline) for numbers in evaluated.values())))
+    bundles = [
+        _load(Path("data/models") / model / "run.json").get("bundle_sha256", "") for model in evaluated
+    ]
+    rows.append(("bundle", *(sha256[:12] or "-" for sha256 in bundles)))
+    rows.append(("alias", *(", ".join(_aliases(sha256, decision)) or "-" for sha256 in bundles)))
+    return rows
+
+
+def _cell(numbers: Numbers, name: str) -> str:
+    """Such as "0.8123 [0.7500, 0.8700] n=8"."""
+    value, low, high, n = (numbers.get(f"{name}{end}") for end in ("", "_ci_low", "_ci_high", "_n"))
+    if value is None:
+        return "-"
+    interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+    return f"{value:.4f}{interval}" + ("" if n is None else f" n={n:.0f}")
 
 
 def _aliases(sha256: str, decision: Mapping[str, Any]) -> list[str]:
@@ -72,10 +90,6 @@ def _verdict(decision: Mapping[str, Any]) -> str:
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -17,6 +17,16 @@ from flows.model_files import ModelFiles
 from flows.provenance import user_name
 
 LONGEST_PARAM = 6000
+HEADLINES = (
+    "dice",
+    "surface_dice",
+    "hd95_mm",
+    "mask_map_10_50",
+    "mask_map_50",
+    "mask_map_50_95",
+    "ap_dsb_50",
+    "cpm",
+)
 
 
 def dataset_name(bundle: Mapping[str, Any]) -> str:
@@ -70,7 +80,11 @@ def legal_name(name: str) -> str:
 
 
 def epoch_metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of a row of `history.csv`: `train/loss`, `validation/dice`, `validation/<class>/dice`, and so on."""
+    """Metrics of a row of `history.csv`.
+
+    Such as `train/loss`, `validation/dice` and `validation/<class>/dice`; of Mask R-CNN the parts of the loss
+    (`train/loss_mask`) and `validation/mask_map_10_50`.
+    """
     found = {}
     for column, text in row.items():
         if column == "epoch" or text in ("", None):
@@ -132,6 +146,7 @@ def summarise_markdown(files: ModelFiles) -> str:
     ]
     for name, value in metrics.items():
         low, high, n = (metrics.get(f"{name}_{end}") for end in ("ci_low", "ci_high", "n"))
-        if value is not None and low is not None and high is not None and name.endswith(("dice", "hd95_mm")):
+        headline = name.rsplit("/", 1)[-1] in HEADLINES
+        if headline and value is not None and low is not None and high is not None:
             lines.append(f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} | {n or 0:.0f} |")
     return "\n".join(lines)

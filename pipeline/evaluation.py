@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline import metrics
 from pipeline.config import EvaluateParams
 from pipeline.errors import SegtrailError
-from pipeline.intervals import Estimate, draw_patients, estimate
+from pipeline.intervals import draw_patients, estimate, name_estimate
 from pipeline.volume import SAME_GRID_MM, LabelMap, corner_distance_mm, spacing_mm
 
 
@@ -170,19 +169,10 @@ def summarise(
         for row in rows:
             values[place[row.case_id], labels.index(row.label)] = getattr(row, metric)
         overall, by_label = estimate(values, owner, draws)
-        out |= _entries(f"{split}/{metric}", overall)
+        out |= name_estimate(f"{split}/{metric}", overall)
         for label, one in zip(labels, by_label, strict=True):
-            out |= _entries(f"{split}/{label}/{metric}", one)
+            out |= name_estimate(f"{split}/{label}/{metric}", one)
     return out
-
-
-def _entries(name: str, value: Estimate) -> dict[str, float | None]:
-    return {
-        name: value.mean,
-        f"{name}_ci_low": value.low,
-        f"{name}_ci_high": value.high,
-        f"{name}_n": value.n,
-    }
 
 
 def describe_protocol(params: EvaluateParams) -> dict[str, str]:
@@ -202,35 +192,22 @@ def save_record(record: Mapping[str, object], path: Path) -> None:
     path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def save_case_metrics(rows: Iterable[CaseMetrics], path: Path) -> None:
-    """Writes one CSV row a case and class; NaN becomes an empty cell."""
+def save_case_metrics(
+    rows: Iterable[CaseMetrics], path: Path, more: Mapping[tuple[str, str], Mapping[str, float]] | None = None
+) -> None:
+    """Writes one CSV row a case and class; NaN becomes an empty cell.
+
+    Args:
+        rows: Overlap metrics.
+        path: CSV file to write.
+        more: Further columns, by case id and class; of every row or of none.
+    """
+    columns = list(next(iter(more.values()), {})) if more else []
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(CaseMetrics)], lineterminator="\n")
+        writer = csv.DictWriter(
+            stream, [*(f.name for f in fields(CaseMetrics)), *columns], lineterminator="\n"
+        )
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: "" if v != v else v for k, v in asdict(row).items()})
-
-
-def load_case_metrics(path: Path) -> list[CaseMetrics]:
-    """Reads the table that `save_case_metrics` wrote.
-
-    Raises:
-        SegtrailError: The file is missing or has other columns.
-    """
-    names = [f.name for f in fields(CaseMetrics)]
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows, columns = list(reader), reader.fieldnames
-    except FileNotFoundError as error:
-        raise SegtrailError("the table of case metrics is missing", str(path), "dvc repro") from error
-    if columns != names:
-        raise SegtrailError(
-            f"columns are {columns}, expected {names}", str(path), "dvc repro --force evaluate"
-        )
-    read: dict[Any, Callable[[str], Any]] = {
-        "str": str,
-        "int": int,
-        "float": lambda text: float(text or "nan"),
-    }
-    return [CaseMetrics(**{f.name: read[f.type](row[f.name]) for f in fields(CaseMetrics)}) for row in rows]
+            cells = asdict(row) | dict((more or {}).get((row.case_id, row.label), {}))
+            writer.writerow({k: "" if v != v else v for k, v in cells.items()})

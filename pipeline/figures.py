@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from markupsafe import Markup, escape
 
 MOST_POINTS = 400  # of a curve; more cannot be told apart at the width of a page
 DOT_RADIUS = 4.5
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 360.0, 220.0, 46.0, 12.0, 10.0, 36.0  # of a line chart
 CHARACTER = 7.2  # width in pixels of a letter of a row's name
+# Rates of a FROC curve, in false positives a scan, with their texts.
+FROC_TICKS = ((0.125, "1/8"), (0.25, "1/4"), (0.5, "1/2"), (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))
 
 
 @dataclass(frozen=True)
@@ -64,45 +68,72 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
+def level_out(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Brings a FROC curve to the range from 1/8 to 8: linear between its points, level behind the last.
+
+    Args:
+        points: False positives a scan, rising, and sensitivity; at least one.
+    """
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    first, last = FROC_TICKS[0][0], FROC_TICKS[-1][0]
+    ends = np.interp([first, last], xs, ys).tolist()
+    return [(first, ends[0]), *((x, y) for x, y in points if first < x < last), (last, ends[1])]
+
+
 def line_chart(
     curves: Sequence[Curve],
     description: str,
     x_label: str,
     y_range: tuple[float, float] | None = None,
     mark: tuple[float, str] | None = None,
+    x_ticks: Sequence[tuple[float, str]] = (),
 ) -> Markup:
-    """Draws curves over a common x axis.
+    """Draws curves over a common x axis; a curve of one point is a dot.
 
     Args:
         curves: Drawn in this order, the last on top.
         description: Read out instead of the picture.
-        x_label: Of an axis that counts from 0, such as epochs.
+        x_label: Below the axis, which counts from 0, such as epochs, unless there are `x_ticks`.
         y_range: Ends of the y axis; None = of the data.
         mark: An x position with a text, drawn as a dashed line.
+        x_ticks: Positions and texts on another axis; its ends are the first and the last of them, and points
+            beyond them are left out.
     """
+    start, end = (x_ticks[0][0], x_ticks[-1][0]) if x_ticks else (0.0, 1.0)
+    if x_ticks:
+        curves = [replace(c, points=tuple(p for p in c.points if start <= p[0] <= end)) for c in curves]
     points = [p for curve in curves for p in curve.points]
     if not points:
         return Markup('<p class="note">No values were recorded.</p>')
-    width, height, left, top, right, bottom = 360.0, 220.0, 46.0, 12.0, 10.0, 36.0
-    end = max(max(p[0] for p in points), 1.0)
-    xs = _whole_ticks(end)
+    if not x_ticks:
+        end = max(*(p[0] for p in points), mark[0] if mark else 0.0, 1.0)
+        x_ticks = [(x, f"{x:g}") for x in _whole_ticks(end)]
     ys = ticks(*(y_range or (min(p[1] for p in points), max(p[1] for p in points))))
-    x_of = _scale(0.0, end, left, width - right)
-    y_of = _scale(ys[0], ys[-1], height - bottom, top)
-    parts = [_open(width, height, description)]
+    x_of = _scale(start, end, LEFT, WIDTH - RIGHT)
+    y_of = _scale(ys[0], ys[-1], HEIGHT - BOTTOM, TOP)
+    parts = [_open(WIDTH, HEIGHT, description)]
     for y in ys:
-        parts.append(f'<line class="grid" x1="{left:g}" x2="{width - right:g}" {_at("y", y_of(y))}/>')
-        parts.append(_text(left - 6, y_of(y) + 3.5, f"{y:g}", "end"))
-    parts += [_text(x_of(x), height - bottom + 15, f"{x:g}", "middle") for x in xs]
-    parts.append(_text((left + width - right) / 2, height - 5, x_label, "middle", "axis"))
+        parts.append(f'<line class="grid" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" {_at("y", y_of(y))}/>')
+        parts.append(_text(LEFT - 6, y_of(y) + 3.5, f"{y:g}", "end"))
+    parts += [_text(x_of(x), HEIGHT - BOTTOM + 15, text, "middle") for x, text in x_ticks]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label, "middle", "axis"))
     if mark:
         x, side = x_of(mark[0]), "end" if mark[0] > end / 2 else "start"
-        parts.append(f'<line class="mark" {_at("x", x)} y1="{top:g}" y2="{height - bottom:g}"/>')
-        parts.append(_text(x + (-4 if side == "end" else 4), height - bottom - 6, mark[1], side, "axis"))
-    for curve in curves:
-        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in _thinned(curve.points))
-        parts.append(f'<polyline class="curve {escape(curve.style)}" points="{path}"/>')
+        parts.append(f'<line class="mark" {_at("x", x)} y1="{TOP:g}" y2="{HEIGHT - BOTTOM:g}"/>')
+        parts.append(_text(x + (-4 if side == "end" else 4), HEIGHT - BOTTOM - 6, mark[1], side, "axis"))
+    parts += [_line(curve, x_of, y_of) for curve in curves if curve.points]
     return Markup("".join(parts) + "</svg>")
+
+
+def _line(curve: Curve, x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:
+    if len(curve.points) == 1:
+        ((x, y),) = curve.points
+        return (
+            f'<circle class="dot {escape(curve.style)}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" '
+            f'r="{DOT_RADIUS:g}"><title>{escape(curve.name)}: {y:.3f}</title></circle>'
+        )
+    path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in _thinned(curve.points))
+    return f'<polyline class="curve {escape(curve.style)}" points="{path}"/>'
 
 
 def dot_plot(

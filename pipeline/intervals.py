@@ -66,15 +66,15 @@ def estimate(values: Values, owner: NDArray[np.intp], draws: Values) -> tuple[Es
     np.add.at(counts, owner, defined)
     means = _divide(sums.sum(axis=0), counts.sum(axis=0))
     resampled = _divide(draws @ sums, draws @ counts)
-    overall = _estimate(
-        _mean_over_classes(means),
-        _mean_over_classes(resampled),
+    overall = to_estimate(
+        mean_over_classes(means),
+        mean_over_classes(resampled),
         int(defined.any(axis=1).sum()),
         int(counts.any(axis=1).sum()),
     )
     cases, patients = defined.sum(axis=0), (counts > 0).sum(axis=0)
     columns = range(values.shape[1])
-    return overall, [_estimate(means[i], resampled[:, i], int(cases[i]), int(patients[i])) for i in columns]
+    return overall, [to_estimate(means[i], resampled[:, i], int(cases[i]), int(patients[i])) for i in columns]
 
 
 def _divide(part: NDArray[Any], whole: NDArray[Any]) -> Values:
@@ -84,14 +84,34 @@ def _divide(part: NDArray[Any], whole: NDArray[Any]) -> Values:
     return out
 
 
-def _mean_over_classes(values: Values) -> Values:
+def mean_over_classes(values: Values) -> Values:
+    """Mean along the last axis of what is defined, NaN where nothing is."""
     return _divide(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))
 
 
-def _estimate(mean: Any, resampled: Values, cases: int, patients: int) -> Estimate:
-    if not cases:
-        return Estimate(None, None, None, 0)
-    if patients < 2:
-        return Estimate(float(mean), None, None, cases)
-    low, high = np.percentile(resampled[~np.isnan(resampled)], LEVELS)
-    return Estimate(float(mean), float(low), float(high), cases)
+def to_estimate(value: Any, resampled: Values, cases: int, patients: int) -> Estimate:
+    """A number with its percentile interval.
+
+    Args:
+        value: Of the sample itself; NaN when undefined.
+        resampled: (samples,) of the resamples; undefined ones are left out.
+        cases: Number of cases behind it.
+        patients: Number of patients; fewer than two give no interval.
+    """
+    if not cases or np.isnan(value):
+        return Estimate(None, None, None, cases)
+    defined = resampled[~np.isnan(resampled)]
+    if patients < 2 or not len(defined):
+        return Estimate(float(value), None, None, cases)
+    low, high = np.percentile(defined, LEVELS)
+    return Estimate(float(value), float(low), float(high), cases)
+
+
+def name_estimate(name: str, value: Estimate) -> dict[str, float | None]:
+    """A number as the entries of `metrics.json`: itself, the ends of its interval, the cases behind it."""
+    return {
+        name: value.mean,
+        f"{name}_ci_low": value.low,
+        f"{name}_ci_high": value.high,
+        f"{name}_n": value.n,
+    }

@@ -1,10 +1,9 @@
-"""Outlines of reference and prediction over the image, in three planes."""
+"""Outlines of reference and prediction over the image: three planes of a volume, or the picture as it is."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.views import (
+    DRAWING,
+    INK,
+    PAPER,
+    PICTURE,
+    PLANES,
+    Plane,
+    draw_sides,
+    grey_window,
+    is_picture,
+    picture_colours,
+)
 from pipeline.volume import LabelMap, Volume, spacing_mm, to_canonical
 
 REFERENCE_COLOUR = "#3ddc6a"
 PREDICTION_COLOUR = "#ff4fd8"
-PAPER, INK = "#101214", "#e8eaed"
 LINE_STYLES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, ()),
     (0, (4, 1.5)),
@@ -32,29 +41,9 @@ LINE_STYLES: tuple[tuple[int, tuple[float, ...]], ...] = (
 SMALLEST_FIELD_MM = 80.0
 CONTEXT = 1.6  # side of the field of view, in sides of the object
 MOST_INCHES = (11.0, 4.4)  # of all panels together, across and up
+PICTURE_INCHES = (8.0, 6.0)
 HEAD, FOOT, GAP = 0.72, 0.5, 0.25  # inches
-_LOCK = threading.Lock()  # Matplotlib is not thread-safe, cases are drawn in threads
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """A cut through an array whose axes run to R, A and S.
-
-    Attributes:
-        horizontal: Axis that runs across.
-        vertical: Axis that runs up.
-        sides: Anatomical sides at left, right, top and bottom.
-    """
-
-    name: str
-    horizontal: int
-    vertical: int
-    sides: str
-
-
-# The radiological view: the patient's right is at the left.
-PLANES = (_Plane("axial", 0, 1, "RLAP"), _Plane("coronal", 0, 2, "RLSI"), _Plane("sagittal", 1, 2, "APSI"))
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class _Scene:
     """What is drawn, in canonical (RAS+) axis order, already cut to the field of view.
 
     Attributes:
-        image: (X, Y, Z).
+        image: (X, Y, Z), in colour (X, Y, Z, 3) from 0 to 1.
         outlines: Colour, line width and label map, one voxel wider on each side, drawn in this order.
         centre: Voxel through which the planes go.
         spacing: mm a voxel.
@@ -106,30 +95,36 @@ def draw_overlay(
     Axial, coronal and sagittal plane through the centre of the largest object of the reference (or of the
     prediction, when there is no reference or it is empty), at one physical scale; the patient's right is at
     the left. An image with a single voxel along an axis gives one panel. The grey window runs from the 0.5th
-    to the 99.5th percentile of the part that is shown.
+    to the 99.5th percentile of the part that is shown. A picture is shown whole, in its own orientation and
+    colours.
 
     Args:
-        volume: Of several channels the first is shown.
+        volume: Of several channels the first is shown; of a picture with three channels all, as red, green
+            and blue.
         prediction: On the same grid.
         reference: On the same grid, or None.
         path: PNG file to write.
         title: Heading, such as the case id and its Dice.
         labels: Class values by name, for the legend and one line style each; None: all in one style.
     """
-    scene = _build_scene(volume, prediction, reference)
     values = {name: value for name, value in (labels or {}).items() if value != 0}
-    shape = scene.image.shape
-    planes = [plane for plane in PLANES if shape[plane.horizontal] > 1 and shape[plane.vertical] > 1]
-    with _LOCK:
-        figure = _draw_figure(scene, planes or [PLANES[0]], values, title)
+    if is_picture(volume):
+        scene, planes = _build_picture(volume, prediction, reference), [PICTURE]
+    else:
+        scene = _build_scene(volume, prediction, reference)
+        shape = scene.image.shape
+        planes = [p for p in PLANES if shape[p.horizontal] > 1 and shape[p.vertical] > 1] or [PLANES[0]]
+    with DRAWING:
+        figure = _draw_figure(scene, planes, values, title)
         figure.savefig(path, dpi=120, format="png")
 
 
-def _draw_figure(scene: _Scene, planes: list[_Plane], labels: Mapping[str, int], title: str) -> Figure:
+def _draw_figure(scene: _Scene, planes: list[Plane], labels: Mapping[str, int], title: str) -> Figure:
     """Places the panels side by side, all at one physical scale."""
-    extent = [n * s for n, s in zip(scene.image.shape, scene.spacing, strict=True)]
+    extent = [n * s for n, s in zip(scene.image.shape, scene.spacing, strict=False)]
     widths, heights = [extent[p.horizontal] for p in planes], [extent[p.vertical] for p in planes]
-    scale = min(MOST_INCHES[0] / sum(widths), MOST_INCHES[1] / max(heights))  # inches a mm
+    most = MOST_INCHES if planes[0].sides else PICTURE_INCHES
+    scale = min(most[0] / sum(widths), most[1] / max(heights))  # inches a mm
     inner = sum(widths) * scale + GAP * (len(planes) - 1)
     legend = _legend_lines(scene, labels)
     below = sum(0.7 + 0.08 * len(str(line.get_label())) for line in legend)
@@ -167,8 +162,6 @@ def _build_scene(volume: Volume, prediction: LabelMap, reference: LabelMap | Non
         for c, h, n in zip(centre, half, image.shape, strict=True)
     )
     part = image[field].astype(np.float32)
-    finite = part[np.isfinite(part)]
-    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
     # One voxel more on each side: outlines close at the edge of the image, but not at that of the field.
     wider = tuple(slice(f.start, f.stop + 2) for f in field)
     return _Scene(
@@ -176,8 +169,16 @@ def _build_scene(volume: Volume, prediction: LabelMap, reference: LabelMap | Non
         outlines=[(colour, width, np.pad(array, 1)[wider]) for colour, width, array in outlines],
         centre=tuple(c - f.start for c, f in zip(centre, field, strict=True)),
         spacing=spacing,
-        window=(float(low), float(max(high, low + 1e-6))),
+        window=grey_window(part),
     )
+
+
+def _build_picture(volume: Volume, prediction: LabelMap, reference: LabelMap | None) -> _Scene:
+    """The whole picture with its outlines."""
+    outlines = [] if reference is None else [(REFERENCE_COLOUR, 1.8, np.pad(reference.array, 1))]
+    outlines.append((PREDICTION_COLOUR, 1.0, np.pad(prediction.array, 1)))
+    image, window = picture_colours(volume)
+    return _Scene(image, outlines, (0, 0, 0), (1.0, 1.0, 1.0), window)
 
 
 def _largest_object(label_map: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -196,44 +197,25 @@ def _largest_object(label_map: Array) -> tuple[tuple[int, ...], tuple[int, ...]]
     return tuple(int(c) for c in centre), tuple(int(n) for n in extent)
 
 
-def _slice(array: Array, plane: _Plane, position: int) -> Array:
-    """Cuts a plane out and turns it as it is drawn: rows from top to bottom, columns from left to right."""
-    rows: Array = np.take(array, position, axis=3 - plane.horizontal - plane.vertical).T[::-1]
-    return rows[:, ::-1]  # every plane starts at the side to which its horizontal axis runs: R or A
-
-
-def _draw_plane(axes: Axes, scene: _Scene, plane: _Plane, values: list[int]) -> None:
+def _draw_plane(axes: Axes, scene: _Scene, plane: Plane, values: list[int]) -> None:
     """Draws one plane, in mm, with its outlines and the anatomical sides."""
     position = scene.centre[3 - plane.horizontal - plane.vertical]
-    pixels = _slice(scene.image, plane, position)
-    rows, columns = pixels.shape
+    pixels = plane.cut(scene.image, position)
+    rows, columns = pixels.shape[:2]
     dx, dy = scene.spacing[plane.horizontal], scene.spacing[plane.vertical]
     box = (0, columns * dx, rows * dy, 0)
     low, high = scene.window
     axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=box, aspect="auto", interpolation="nearest")
     x, y = (np.arange(-1, columns + 1) + 0.5) * dx, (np.arange(-1, rows + 1) + 0.5) * dy
     for colour, width, array in scene.outlines:
-        label_map = _slice(array, plane, position + 1)
+        label_map = plane.cut(array, position + 1)
         for i, mask in enumerate([label_map == value for value in values] or [label_map > 0]):
             if mask.any():
                 style = LINE_STYLES[i % len(LINE_STYLES)]
                 axes.contour(x, y, mask, [0.5], colors=colour, linewidths=width, linestyles=[style])
     axes.set(xlim=box[:2], ylim=box[2:], xticks=[], yticks=[], facecolor=PAPER)
     axes.set_title(plane.name, color=INK, fontsize=9, pad=4)
-    places = ((0, 0.5, 9, 0), (1, 0.5, -9, 0), (0.5, 1, 0, -9), (0.5, 0, 0, 9))
-    for side, (across, up, right, above) in zip(plane.sides, places, strict=True):
-        axes.annotate(
-            side,
-            (across, up),
-            (right, above),
-            "axes fraction",
-            "offset points",
-            color="#ffd75e",
-            fontsize=10,
-            ha="center",
-            va="center",
-            path_effects=[withStroke(linewidth=2, foreground="black")],
-        )
+    draw_sides(axes, plane)
 
 
 def _legend_lines(scene: _Scene, labels: Mapping[str, int]) -> list[Line2D]:

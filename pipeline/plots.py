@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from pipeline.figures import FROC_TICKS, level_out
+from pipeline.views import DRAWING
+
+# Of a curve: its name, and its points.
+Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def draw_dice_by_case(dice: Mapping[str, Mapping[str, float]], path: Path) -> None:
@@ -32,4 +39,52 @@ def draw_dice_by_case(dice: Mapping[str, Mapping[str, float]], path: Path) -> No
     for axes in (left, right):
         axes.grid(axis="y", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120, format="png")
+    _save(figure, path)
+
+
+def draw_precision_recall(curves: Curves, path: Path) -> None:
+    """Draws precision over recall and writes a PNG.
+
+    Args:
+        curves: Recall and precision by name, such as "nodule, IoU 0.5".
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+    _draw_curves(axes, curves, "no object to be found")
+    _save(figure, path)
+
+
+def draw_froc(curves: Curves, path: Path) -> None:
+    """Draws sensitivity over false positives per scan from 1/8 to 8, and writes a PNG.
+
+    Args:
+        curves: False positives per scan and sensitivity by name of the class.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([rate for rate, _ in FROC_TICKS], [text for _, text in FROC_TICKS])
+    axes.minorticks_off()
+    ends = (FROC_TICKS[0][0], FROC_TICKS[-1][0])
+    axes.set(xlabel="false positives per scan", ylabel="sensitivity", xlim=ends, ylim=(0, 1.01))
+    _draw_curves(axes, {name: level_out(points) for name, points in curves.items()}, "no nodule to be found")
+    _save(figure, path)
+
+
+def _draw_curves(axes: Axes, curves: Curves, nothing: str) -> None:
+    for name, points in curves.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1.8, label=name)
+    if not curves:
+        axes.text(0.5, 0.5, nothing, ha="center", transform=axes.transAxes)
+    elif len(curves) <= 12:
+        axes.legend(frameon=False, loc="best")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with DRAWING:
+        figure.savefig(path, dpi=120, format="png")

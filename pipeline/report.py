@@ -6,7 +6,6 @@ and is a function of the files of the run: the same files give the same bytes.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -16,15 +15,16 @@ from jinja2 import Environment, StrictUndefined
 from pipeline.cases import OK, QUARANTINED, WARN
 from pipeline.config import ReportParams
 from pipeline.report_charts import case_dots, training_view
+from pipeline.report_detection import detection_view
 from pipeline.report_inputs import ModelInputs, ReportInputs, load_report_inputs
+from pipeline.report_metrics import DETECTION, METRICS, metric_format, split_name
+from pipeline.report_pictures import picture_groups
 from pipeline.report_results import (
-    METRICS,
     evidence,
     gate_rows,
-    metric_format,
+    metric_names,
     result_groups,
     sources,
-    split_name,
     worst_cases,
 )
 from pipeline.report_tables import (
@@ -45,7 +45,6 @@ from pipeline.verdict import TITLES, judge, overall
 __all__ = ["load_report_inputs", "render_report"]
 
 DEFAULT_METRIC = "test/dice"
-MOST_PICTURE_BYTES = 2_100_000  # 2.8 MB as base64: the page is to stay below 3 MB
 
 
 def render_report(inputs: ReportInputs, params: ReportParams) -> str:
@@ -87,12 +86,14 @@ def render_report(inputs: ReportInputs, params: ReportParams) -> str:
         training=[training_view(model, classes) for model in inputs.models],
         columns=[title for title, _, _ in sources(inputs.models)],
         groups=result_groups(inputs.models, classes),
-        metrics=METRICS,
+        detection=detection_view(inputs.models, classes),
+        metrics=METRICS
+        | {name: shown for name, shown in DETECTION.items() if name in metric_names(inputs.models)},
         protocol=best.protocol,
         unlabelled=best.unlabelled,
         dots=case_dots(inputs.models, classes, metric),
         dots_metric=metric_format(metric),
-        overlays=_overlays(inputs.models, best),
+        pictures=picture_groups(inputs.models, best),
         worst=worst_cases(inputs.models, best, classes, metric, params.worst_cases),
         decision=inputs.decision,
         registry=_registry(inputs.decision, inputs.models),
@@ -160,19 +161,6 @@ def _data(inputs: ReportInputs) -> dict[str, Any]:
         "intensities": intensity_rows(inputs),
         "orientations": ", ".join(sorted({c.orientation for c in inputs.cases if c.orientation})) or DASH,
     }
-
-
-def _overlays(models: Sequence[ModelInputs], best: ModelInputs) -> dict[str, list[dict[str, Any]]]:
-    """Pictures by model, the best model's first, until the page is full; the others are named."""
-    left = MOST_PICTURE_BYTES
-    shown: dict[str, list[dict[str, Any]]] = {}
-    for model in sorted(models, key=lambda m: m is not best):
-        for overlay in model.overlays:
-            fits = len(overlay.png) <= left
-            left -= len(overlay.png) if fits else 0
-            source = f"data:image/png;base64,{base64.b64encode(overlay.png).decode()}" if fits else ""
-            shown.setdefault(model.name, []).append({"overlay": overlay, "source": source})
-    return shown
 
 
 def _registry(decision: Mapping[str, Any], models: Sequence[ModelInputs]) -> dict[str, Any]:

@@ -11,36 +11,51 @@ from markupsafe import Markup
 from pipeline.figures import Curve, DotRow, dot_plot, line_chart
 from pipeline.progress import format_seconds
 from pipeline.report_inputs import ModelInputs, Numbers
-from pipeline.report_results import case_means, metric_format, sources, split_name
+from pipeline.report_metrics import DETECTION, metric_format, split_name
+from pipeline.report_results import case_means, sources
 from pipeline.report_tables import DASH, moment, plain
 
-SHARES = ("dice", "jaccard", "precision", "recall", "specificity", "f1", "accuracy", "surface_dice")
+OVERLAPS = ("dice", "jaccard", "precision", "recall", "specificity", "f1", "accuracy", "surface_dice")
+SHARES = (*OVERLAPS, *DETECTION)
+LOSSES = {
+    "objectness": "objectness",
+    "rpn_box": "proposal box",
+    "class": "class",
+    "box": "box",
+    "mask": "mask",
+}
 
 
 def training_view(model: ModelInputs, classes: Sequence[str]) -> dict[str, Any]:
     """Facts, curves and a remark on the training of one model."""
     run, rows = model.run, model.history
-    validated = [row.get("epoch") for row in rows if row.get("validation_dice") is not None]
+    score = str(run.get("validation_metric") or "validation_dice")
+    validated = [row.get("epoch") for row in rows if row.get(score) is not None]
     best = run.get("best_epoch")
     return {
         "name": model.name,
-        "facts": _facts(model),
-        "charts": _charts(rows, classes, best),
+        "facts": _facts(model, score),
+        "charts": _charts(rows, classes, score, best),
         "late": len(validated) > 2 and best == validated[-1],
     }
 
 
-def _facts(model: ModelInputs) -> list[tuple[str, str]]:
+def _score_title(column: str) -> str:
+    """Name of a column such as "validation_dice" or "validation_mask_map_50"."""
+    return f"Validation {metric_format(column.removeprefix('validation_')).title}"
+
+
+def _facts(model: ModelInputs, score: str) -> list[tuple[str, str]]:
     run, params, rows = model.run, model.bundle.get("params", {}), model.history
-    dice, spent, resumed = (run.get(key) for key in ("best_validation_dice", "seconds", "resumed"))
+    best, spent, resumed = (run.get(key) for key in ("best_validation_score", "seconds", "resumed"))
     seconds = [value for row in rows if (value := row.get("seconds")) is not None]
     last = rows[-1].get("epoch") if rows else 0
     time = DASH if spent is None else format_seconds(spent)
     cases = [plain(run.get(f"{side}_cases")) for side in ("training", "validation")]
     return [
         (
-            "Best validation Dice",
-            DASH if dice is None else f"{dice:.3f} at epoch {plain(run.get('best_epoch'))}",
+            f"Best {_score_title(score).lower().replace('map', 'mAP').replace('dice', 'Dice')}",
+            DASH if best is None else f"{best:.3f} at epoch {plain(run.get('best_epoch'))}",
         ),
         ("Epochs", f"{plain(last)} of at most {plain(params.get('max_epochs'))}"),
         ("Time", f"{time} of at most {plain(params.get('max_minutes'))} min"),
@@ -54,19 +69,20 @@ def _facts(model: ModelInputs) -> list[tuple[str, str]]:
     ]
 
 
-def _charts(rows: Sequence[Numbers], classes: Sequence[str], best: int | None) -> list[dict[str, Any]]:
-    dice = [("mean" if len(classes) > 1 else "Dice", "validation_dice", "s0")]
-    if len(classes) > 1:
-        dice = [(c, f"validation_dice_{c}", f"s{1 + i % 4}") for i, c in enumerate(classes)] + dice
+def _charts(
+    rows: Sequence[Numbers], classes: Sequence[str], score: str, best: int | None
+) -> list[dict[str, Any]]:
+    columns = list(rows[0]) if rows else []
+    validation = _score_title(score) if score == "validation_dice" else "Validation"
     wanted: list[tuple[str, list[tuple[str, str, str]], tuple[float, float] | None]] = [
-        ("Training loss", [("loss", "train_loss", "s0")], None),
-        ("Validation Dice", dice, (0.0, 1.0)),
+        ("Training loss", _loss_columns(columns), None),
+        (validation, _validation_columns(columns, classes, score), (0.0, 1.0)),
         ("Learning rate", [("learning rate", "learning_rate", "s0")], None),
     ]
     charts = []
-    for title, columns, limits in wanted:
-        curves = [Curve(name, _points(rows, column), style) for name, column, style in columns]
-        mark = (float(best), "best") if best and title == "Validation Dice" else None
+    for title, shown, limits in wanted:
+        curves = [Curve(name, _points(rows, column), style) for name, column, style in shown]
+        mark = (float(best), "best") if best and title == validation else None
         charts.append(
             {
                 "title": title,
@@ -75,6 +91,29 @@ def _charts(rows: Sequence[Numbers], classes: Sequence[str], best: int | None) -
             }
         )
     return charts
+
+
+def _loss_columns(columns: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Name, column and colour of the parts of the loss, where it has parts, and of their sum, drawn last."""
+    styles = ("s1", "s2", "s3", "s4", "base")
+    parts = [
+        (name, f"train_loss_{part}", style)
+        for (part, name), style in zip(LOSSES.items(), styles, strict=True)
+        if f"train_loss_{part}" in columns
+    ]
+    return [*parts, ("sum" if parts else "loss", "train_loss", "s0")]
+
+
+def _validation_columns(
+    columns: Sequence[str], classes: Sequence[str], score: str
+) -> list[tuple[str, str, str]]:
+    """Name, column and colour of the curves of the validation, the one that chooses the epoch drawn last."""
+    if score == "validation_dice":
+        every = [(c, f"validation_dice_{c}", f"s{1 + i % 4}") for i, c in enumerate(classes)]
+        return [*every, ("mean", score, "s0")] if len(classes) > 1 else [("Dice", score, "s0")]
+    others = [c for c in columns if c.startswith("validation_") and c != score]
+    shown = [(c, f"s{1 + i % 4}") for i, c in enumerate(others)] + [(score, "s0")]
+    return [(metric_format(c.removeprefix("validation_")).title, c, style) for c, style in shown]
 
 
 def _points(rows: Sequence[Numbers], column: str) -> tuple[tuple[float, float], ...]:

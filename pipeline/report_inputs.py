@@ -6,10 +6,6 @@ stage must not run it again when that stage's files came out the same.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +15,10 @@ import yaml
 
 from pipeline.cases import CaseRecord, load_cases
 from pipeline.errors import SegtrailError, collect
+from pipeline.report_files import finite, missing, read_csv, read_json
 
-OVERLAY_RANKS = ("best", "median", "worst")
+OVERLAY_RANKS = ("busiest", "best", "median", "worst")
+CURVES = {"precision_recall": {"iou", "class", "recall", "precision"}, "froc": {"class", "sensitivity"}}
 Numbers = Mapping[str, float | None]
 
 
@@ -36,12 +34,18 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class Overlay:
-    """Picture of the "best", "median" or "worst" case: file and bytes."""
+    """Picture of one case.
+
+    Attributes:
+        rank: "best", "median", "worst", or "busiest", which is the same case for every model.
+        of_objects: Objects with boxes and scores; else outlines in three planes.
+    """
 
     rank: str
     case_id: str
     path: str
     png: bytes
+    of_objects: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class ModelInputs:
         unlabelled: Test cases that have no reference and were not scored.
         cases, baseline_cases: Rows of the tables of that name; no baseline gives none.
         history, run, bundle: history.csv, run.json and bundle.json of data/models.
-        overlays: Best, median and worst case.
+        overlays: Pictures of single cases.
+        curves: Rows of precision_recall.csv and froc.csv, by that name; absent where there is none.
+        objects: Class to objects predicted, in the reference, and by size.
     """
 
     name: str
@@ -69,6 +75,8 @@ class ModelInputs:
     run: Mapping[str, Any]
     bundle: Mapping[str, Any]
     overlays: tuple[Overlay, ...]
+    curves: Mapping[str, tuple[Mapping[str, str], ...]]
+    objects: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -108,13 +116,15 @@ def load_report_inputs(root: Path = Path()) -> ReportInputs:
     cases = load_cases(data / "inspected" / "cases.csv")
     prints, splits = data / "inspected" / "fingerprints", data / "splits" / "splits.csv"
     return ReportInputs(
-        facts=_json(data / "inspected" / "dataset.json", "inspect"),
+        facts=read_json(data / "inspected" / "dataset.json", "inspect"),
         cases=tuple(cases),
-        fingerprints={c.case_id: _json(prints / f"{c.case_id}.json", "inspect") for c in cases if c.usable},
-        sides={row["case_id"]: row["split"] for row in _csv(splits, "split", {"case_id", "split"})},
-        plan=_json(data / "plan" / "plan.json", "plan"),
+        fingerprints={
+            c.case_id: read_json(prints / f"{c.case_id}.json", "inspect") for c in cases if c.usable
+        },
+        sides={row["case_id"]: row["split"] for row in read_csv(splits, "split", {"case_id", "split"})},
+        plan=read_json(data / "plan" / "plan.json", "plan"),
         models=tuple(_load_model(data, name) for name in names),
-        decision=_json(data / "registry" / "decision.json", "register"),
+        decision=read_json(data / "registry" / "decision.json", "register"),
         outputs=_locked_outputs(root / "dvc.lock", names),
     )
 
@@ -132,24 +142,20 @@ def _check_present(data: Path, names: list[str]) -> None:
             data / "models" / name / f: f"train@{name}" for f in ("bundle.json", "run.json", "history.csv")
         }
         needed |= {data / "metrics" / name / f: f"evaluate@{name}" for f in ("metrics.json", "cases.csv")}
-    errors = [_missing(path, stage) for path, stage in needed.items() if not path.is_file()]
+    errors = [missing(path, stage) for path, stage in needed.items() if not path.is_file()]
     if not names:
         errors.append(SegtrailError("no model was evaluated", str(data / "metrics"), "dvc repro evaluate"))
     if errors:
         raise collect(errors)
 
 
-def _missing(path: Path, stage: str) -> SegtrailError:
-    return SegtrailError(f"a file of stage {stage} is missing", str(path), f"dvc repro {stage}")
-
-
 def _load_model(data: Path, name: str) -> ModelInputs:
     trained, measured, stage = data / "models" / name, data / "metrics" / name, f"evaluate@{name}"
-    record = _json(measured / "metrics.json", stage)
+    record = read_json(measured / "metrics.json", stage)
     baseline = measured / "baseline_cases.csv"
     return ModelInputs(
         name=name,
-        metrics={key: _finite(value) for key, value in record.get("metrics", {}).items()},
+        metrics={key: finite(value) for key, value in record.get("metrics", {}).items()},
         protocol=record.get("protocol", {}),
         n_cases=int(record.get("n_cases", 0)),
         n_patients=int(record.get("n_patients", 0)),
@@ -157,17 +163,30 @@ def _load_model(data: Path, name: str) -> ModelInputs:
         cases=_case_rows(measured / "cases.csv", stage),
         baseline_cases=_case_rows(baseline, stage) if baseline.is_file() else (),
         history=tuple(
-            {key: _finite(value) for key, value in row.items()}
-            for row in _csv(trained / "history.csv", f"train@{name}", {"epoch"})
+            {key: finite(value) for key, value in row.items()}
+            for row in read_csv(trained / "history.csv", f"train@{name}", {"epoch"})
         ),
-        run=_json(trained / "run.json", f"train@{name}"),
-        bundle=_json(trained / "bundle.json", f"train@{name}"),
-        overlays=tuple(
-            Overlay(rank, path.stem.removeprefix(f"{rank}_"), path.as_posix(), path.read_bytes())
-            for rank in OVERLAY_RANKS
-            for path in sorted((measured / "overlays").glob(f"{rank}_*.png"))[:1]
-        ),
+        run=read_json(trained / "run.json", f"train@{name}"),
+        bundle=read_json(trained / "bundle.json", f"train@{name}"),
+        overlays=_overlays(measured / "overlays"),
+        curves={
+            curve: tuple(read_csv(path, stage, columns))
+            for curve, columns in CURVES.items()
+            if (path := measured / f"{curve}.csv").is_file()
+        },
+        objects=record.get("objects", {}),
     )
+
+
+def _overlays(folder: Path) -> tuple[Overlay, ...]:
+    """Pictures of objects first, by rank."""
+    found = []
+    for prefix in ("objects_", ""):
+        for rank in OVERLAY_RANKS:
+            for path in sorted(folder.glob(f"{prefix}{rank}_*.png"))[:1]:
+                case_id = path.stem.removeprefix(f"{prefix}{rank}_")
+                found.append(Overlay(rank, case_id, path.as_posix(), path.read_bytes(), bool(prefix)))
+    return tuple(found)
 
 
 def _case_rows(path: Path, stage: str) -> tuple[CaseRow, ...]:
@@ -176,9 +195,9 @@ def _case_rows(path: Path, stage: str) -> tuple[CaseRow, ...]:
             case_id=row.pop("case_id"),
             patient_id=row.pop("patient_id"),
             label=row.pop("label"),
-            values={key: _finite(value) for key, value in row.items()},
+            values={key: finite(value) for key, value in row.items()},
         )
-        for row in _csv(path, stage, {"case_id", "patient_id", "label"})
+        for row in read_csv(path, stage, {"case_id", "patient_id", "label"})
     )
 
 
@@ -195,48 +214,3 @@ def _locked_outputs(path: Path, models: list[str]) -> dict[str, str]:
     wanted += [f"{stage}@{model}" for model in models for stage in ("train", "predict", "evaluate")]
     entries = [out for name in wanted for out in stages.get(name, {}).get("outs", [])]
     return {out["path"]: out.get("md5", "") for out in entries}
-
-
-def _json(path: Path, stage: str) -> dict[str, Any]:
-    try:
-        record = json.loads(_text(path, stage))
-    except json.JSONDecodeError as error:
-        raise _damaged(path, stage, str(error)) from error
-    if not isinstance(record, dict):
-        raise _damaged(path, stage, f"it holds a {type(record).__name__}, expected an object")
-    return record
-
-
-def _csv(path: Path, stage: str, columns: set[str]) -> list[dict[str, str]]:
-    """Rows of a table that has at least these columns."""
-    reader = csv.DictReader(io.StringIO(_text(path, stage)))
-    rows, heading = list(reader), reader.fieldnames or []
-    if not columns <= set(heading):
-        raise _damaged(path, stage, f"its columns are {list(heading)}, expected {sorted(columns)} among them")
-    if any(None in row or None in row.values() for row in rows):
-        raise _damaged(path, stage, "a row has more or fewer columns than the heading")
-    return rows
-
-
-def _text(path: Path, stage: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise _missing(path, stage) from error
-    except UnicodeDecodeError as error:
-        raise _damaged(path, stage, str(error)) from error
-
-
-def _damaged(path: Path, stage: str, problem: str) -> SegtrailError:
-    return SegtrailError(
-        f"{path.name} cannot be read: {problem}", str(path), f"dvc repro --force --single-item {stage}"
-    )
-
-
-def _finite(value: Any) -> float | None:
-    """The number, or None for empty text, null, NaN and infinity."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

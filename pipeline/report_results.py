@@ -4,66 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report_inputs import CaseRow, ModelInputs, Numbers
+from pipeline.report_metrics import METRICS, is_detection, metric_format, split_name
 from pipeline.report_tables import DASH, format_number, plain
 from pipeline.scores import rank
-
-
-@dataclass(frozen=True)
-class MetricFormat:
-    """How a metric is shown.
-
-    Attributes:
-        title: Name in words.
-        meaning: One sentence for a reader who has not met it.
-        unit: "" for a share of 1.
-        digits: After the decimal point.
-        factor: The shown number is the metric times this.
-    """
-
-    title: str
-    meaning: str
-    unit: str = ""
-    digits: int = 3
-    factor: float = 1.0
-
-    def text(self, value: float | None) -> str:
-        """The number with its digits, without the unit; a dash for None."""
-        return format_number(None if value is None else value * self.factor, self.digits)
-
-
-METRICS = {
-    "dice": MetricFormat("Dice", "twice the common volume over the sum of both volumes; 1 is identical"),
-    "jaccard": MetricFormat("Jaccard", "common volume over the volume of both together"),
-    "surface_dice": MetricFormat("Surface Dice", "share of both surfaces that lies within the tolerance"),
-    "hd95_mm": MetricFormat("HD95", "95th percentile of the distances between the surfaces", "mm", 2),
-    "assd_mm": MetricFormat("ASSD", "mean distance between the surfaces", "mm", 2),
-    "precision": MetricFormat("Precision", "share of the predicted volume that is right"),
-    "recall": MetricFormat("Recall", "share of the reference volume that was found (sensitivity)"),
-    "f1": MetricFormat("F1", "harmonic mean of precision and recall; equal to Dice"),
-    "specificity": MetricFormat(
-        "Specificity", "share of the rest of the image that was left alone", digits=4
-    ),
-    "accuracy": MetricFormat("Accuracy", "share of all voxels that are right", digits=4),
-    "volume_error_mm3": MetricFormat("Volume error", "predicted less reference volume", "mm³", 0),
-    "relative_volume_error": MetricFormat(
-        "Relative volume error", "the same as a share of the reference volume", "%", 1, 100.0
-    ),
-}
-
-
-def metric_format(name: str) -> MetricFormat:
-    """How a metric of `metrics.json` is shown; one that is not known here gets three digits."""
-    return METRICS.get(name.rsplit("/", 1)[-1], MetricFormat(name.rsplit("/", 1)[-1], ""))
-
-
-def split_name(name: str) -> tuple[str, str, str]:
-    """Parts of a flat metric name: split, class ("" for the mean over classes), metric."""
-    head, *middle, metric = name.split("/")
-    return head, "/".join(middle), metric
 
 
 def baseline_split(metrics: Numbers) -> str:
@@ -87,23 +33,43 @@ def sources(models: Sequence[ModelInputs]) -> list[tuple[str, str, ModelInputs]]
 
 
 def result_groups(models: Sequence[ModelInputs], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the metric table: the mean over classes, then each class; a single class needs no mean."""
+    """Rows of the table of overlaps: the mean over classes, then each class; a single class needs no mean."""
+    names = metric_names(models)
+    order = [n for n in METRICS if n in names] + sorted(
+        n for n in names - set(METRICS) if not is_detection(n)
+    )
+    return metric_groups(sources(models), classes, order)
+
+
+def metric_names(models: Sequence[ModelInputs]) -> set[str]:
+    """Metrics that a model or its baseline has, without class."""
     names = {split_name(n)[2] for m in models for n in m.metrics}
-    names = {n for n in names if not n.endswith(("_ci_low", "_ci_high", "_n"))}
-    order = [n for n in METRICS if n in names] + sorted(names - set(METRICS))
+    return {n for n in names if not n.endswith(("_ci_low", "_ci_high", "_n"))}
+
+
+def metric_groups(
+    columns: Sequence[tuple[str, str, ModelInputs]], classes: Sequence[str], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One group a class, of several classes their mean first; one row a metric, one cell a column.
+
+    Args:
+        columns: See `sources`.
+        classes: Foreground classes.
+        names: Metrics.
+    """
     groups = [(label, label) for label in classes]
     if len(classes) != 1:
         groups.insert(0, ("", "Mean over classes"))
     return [
-        {"title": title, "rows": [_result_row(models, label, metric) for metric in order]}
+        {"title": title, "rows": [_result_row(columns, label, name) for name in names]}
         for label, title in groups
     ]
 
 
-def _result_row(models: Sequence[ModelInputs], label: str, metric: str) -> dict[str, Any]:
+def _result_row(columns: Sequence[tuple[str, str, ModelInputs]], label: str, metric: str) -> dict[str, Any]:
     shown = metric_format(metric)
     cells: list[dict[str, Any]] = []
-    for _, split, model in sources(models):
+    for _, split, model in columns:
         key = "/".join(part for part in (split, label, metric) if part)
         value, low, high = (model.metrics.get(key + end) for end in ("", "_ci_low", "_ci_high"))
         n = model.metrics.get(f"{key}_n")

@@ -144,12 +144,11 @@ def _class_record(inputs: ReportInputs, case_id: str, label: str) -> Mapping[str
 
 def plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Title, key, value and reason of each decision of the plan."""
-    by = " × "
     reasons: Mapping[str, str] = {"kernels": KERNELS_REASON, **plan.get("reasons", {})}
     shown = {
         "dimensions": ("Network", f"{plan.get('dimensions', DASH)}D"),
-        "spacing_mm": ("Voxel size", by.join(f"{v:.2f}" for v in plan.get("spacing_mm", [])) + " mm"),
-        "patch_size": ("Patch", by.join(str(v) for v in plan.get("patch_size", [])) + " voxels"),
+        "spacing_mm": ("Voxel size", _joined(plan.get("spacing_mm", []), ".2f") + " mm"),
+        "patch_size": ("Patch", _joined(plan.get("patch_size", [])) + " voxels"),
         "batch_size": ("Batch", f"{plan.get('batch_size', DASH)} patches"),
         "features": ("Feature maps", ", ".join(str(v) for v in plan.get("features", []))),
         "strides": ("Down-sampling", ", ".join("·".join(map(str, s)) for s in plan.get("strides", []))),
@@ -162,11 +161,39 @@ def plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         key = f"normalization {channel}"
         reason = reasons.get(key, reasons.get("normalization", DASH))
         rows.append((f"Intensities, {channel}", "normalization", _normalization(entry), reason))
-    return rows
+    return rows + _detection_rows(plan.get("detection") or {}, reasons)
+
+
+def _detection_rows(
+    detection: Mapping[str, Any], reasons: Mapping[str, str]
+) -> list[tuple[str, str, str, str]]:
+    """Decisions for Mask R-CNN; none where no case has an object."""
+    if not detection:
+        return []
+    sizes = "; ".join(", ".join(f"{v:g}" for v in level) for level in detection.get("anchor_sizes", []))
+    ratios = ", ".join(f"{v:.2g}" for v in detection.get("anchor_ratios", []))
+    slices = detection.get("slices", 1)
+    window = _joined(detection.get("window", [])) + " pixels"
+    window += f" of {slices} neighbouring slices" if slices > 1 else ""
+    shown = {
+        "detection_zoom": ("Mask R-CNN: zoom", f"{plain(detection.get('zoom'))} pixels a voxel"),
+        "detection_window": ("Mask R-CNN: window", window),
+        "anchor_sizes": ("Mask R-CNN: anchor edges", f"{sizes} pixels (pyramid levels apart by ;)"),
+        "anchor_ratios": ("Mask R-CNN: anchor ratios", f"{ratios} (y over x)"),
+        "detections": ("Mask R-CNN: objects", f"at most {plain(detection.get('detections'))} a window"),
+    }
+    return [(title, key, value, reasons.get(key, DASH)) for key, (title, value) in shown.items()]
+
+
+def _joined(values: Sequence[float], form: str = "") -> str:
+    return " × ".join(format(value, form) for value in values)
 
 
 def _normalization(entry: Mapping[str, Any]) -> str:
-    if entry.get("scheme") != "ct":
-        return "mean 0 and deviation 1 in each case" if entry.get("scheme") == "zscore" else str(entry)
     low, high, mean, std = (format_number(entry.get(key), 1) for key in ("low", "high", "mean", "std"))
-    return f"clipped to {low} to {high}, less {mean}, over {std}"
+    texts = {
+        "ct": f"clipped to {low} to {high}, less {mean}, over {std}",
+        "zscore": "mean 0 and deviation 1 in each case",
+        "window": f"{low} to {high} becomes 0 to 1, clipped",
+    }
+    return texts.get(str(entry.get("scheme")), str(entry))

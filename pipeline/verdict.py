@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.cases import QUARANTINED, WARN
 from pipeline.report_inputs import ModelInputs, ReportInputs
-from pipeline.report_results import baseline_split, baseline_title, evidence, metric_format, split_name
+from pipeline.report_metrics import metric_format, split_name
+from pipeline.report_results import baseline_split, baseline_title, evidence
 from pipeline.report_tables import SIDES, foreground, split_rows
 from pipeline.scores import rank
 
@@ -58,8 +59,8 @@ def judge(inputs: ReportInputs, best: ModelInputs, metric: str) -> tuple[Check, 
 
 def _registry(inputs: ReportInputs) -> Check:
     rule = (
-        "Green: the challenger was promoted, or is the champion already. Amber: it was refused, or the "
-        "decision is about another training. Red: there is no champion."
+        "Green: the challenger was promoted over a champion, or is the champion already. Amber: it is the "
+        "first champion, it was refused, or the decision is about another training. Red: there is no champion."
     )
     decision = inputs.decision
     reasons = "; ".join(str(r) for r in decision.get("reasons", [])) or "no reason given"
@@ -71,6 +72,11 @@ def _registry(inputs: ReportInputs) -> Check:
         return Check("Registry", AMBER, text, rule)
     if challenger != champion:
         return Check("Registry", AMBER, f"The challenger was refused: {reasons}.", rule)
+    if decision.get("promoted") and not decision.get("champion_before"):
+        text = (
+            "The first champion: there was none to compare it with, so only its own interval speaks for it."
+        )
+        return Check("Registry", AMBER, text, rule)
     if decision.get("promoted"):
         return Check("Registry", GREEN, f"The challenger was promoted to champion: {reasons}.", rule)
     return Check("Registry", GREEN, "The best model is the champion already.", rule)

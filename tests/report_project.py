@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.report_scores import Recipe, write_csv, write_json, write_metrics
+from tests.report_files import write_csv, write_json
+from tests.report_scores import Recipe, write_metrics
 
 EVIL = 'x_<script>alert("1")</script>'
 CASE_HEADING = (
@@ -109,7 +110,14 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         "patch_size": [80, 64, 40], "batch_size": 2, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
         "kernels": [[3, 3, 3]] * 4, "features": [12, 24, 48, 96],
         "normalization": [{"scheme": "ct", "low": -241.5, "high": 163.0, "mean": 19.8, "std": 62.4}],
+        "detection": {
+            "slices": 3, "zoom": 2.0, "window": [160, 192], "anchor_sizes": [[8, 12], [16.5], [32], [64]],
+            "anchor_ratios": [0.7, 1.0, 1.4], "detections": 50,
+        },
         "reasons": {
+            "detection_zoom": "the 10th percentile of the objects is 5.1 voxels: 2 makes it 10 pixels",
+            "detection_window": "three times the large objects", "anchor_sizes": "from 13 objects",
+            "anchor_ratios": "quartiles of y over x", "detections": "at least 50",
             "spacing_mm": "median of 32 cases",
             "dimensions": "48 slices along Z: whole volumes",
             "patch_size": "median shape [112, 96, 48], at most 262144 voxels, divisible by the strides",
@@ -131,10 +139,7 @@ def write_training(root: Path, recipe: Recipe, name: str, chance: random.Random)
             "train_loss": round(0.35 + 1.1 * math.exp(-epoch / 25) + chance.gauss(0, 0.03), 5),
             "seconds": round(2.4 + chance.random() / 5, 3),
         }  # fmt: skip
-        values = [round(0.85 - 0.07 * i - 0.8 * math.exp(-epoch / 30), 5) for i in range(len(recipe.classes))]
-        shown = values if epoch % 10 == 0 else [""] * len(values)
-        row["validation_dice"] = round(sum(values) / len(values), 5) if epoch % 10 == 0 else ""
-        row |= {f"validation_dice_{c}": v for c, v in zip(recipe.classes, shown, strict=True)}
+        row |= validation(recipe, name, epoch)
         rows.append(row)
     folder = root / "data/models" / name
     write_csv(folder / "history.csv", rows)
@@ -142,8 +147,9 @@ def write_training(root: Path, recipe: Recipe, name: str, chance: random.Random)
         "model": name, "run_id": "0f3c" * 8, "started": "2026-11-20T22:14:03+00:00",
         "finished": "2026-11-20T22:19:09+00:00", "training_cases": 24, "validation_cases": 8,
         "git_commit": "4d1f9c7a" * 5, "bundle_sha256": bundle_sha256(name), "best_epoch": 110,
-        "best_validation_dice": 0.8301, "seconds": 301.4, "resumed": 1, "devices": "2 CPU cores",
+        "best_validation_score": 0.8301, "seconds": 301.4, "resumed": 1, "devices": "2 CPU cores",
     }  # fmt: skip
+    run["validation_metric"] = "validation_mask_map_10_50" if name == "maskrcnn" else "validation_dice"
     write_json(folder / "run.json", run)
     params = {
         "seed": 1,
@@ -159,6 +165,22 @@ def write_training(root: Path, recipe: Recipe, name: str, chance: random.Random)
     }  # fmt: skip
     bundle = {"model": name, "params": params, "provenance": provenance, "weights_sha256": "ab" * 32}
     write_json(folder / "bundle.json", bundle)
+
+
+def validation(recipe: Recipe, name: str, epoch: int) -> dict[str, Any]:
+    """Columns of `history.csv` that depend on the model; a validation every tenth epoch."""
+    values = [round(0.85 - 0.07 * i - 0.8 * math.exp(-epoch / 30), 5) for i in range(len(recipe.classes))]
+    mean, blank = round(sum(values) / len(values), 5), epoch % 10 != 0
+    if name == "maskrcnn":
+        parts = ("objectness", "rpn_box", "class", "box", "mask")
+        losses = {
+            f"train_loss_{p}": round(0.3 * math.exp(-epoch / 40) + 0.02 * i, 5) for i, p in enumerate(parts)
+        }
+        shown = {"validation_mask_map_10_50": mean, "validation_mask_map_50": round(0.8 * mean, 5)}
+        return losses | {key: "" if blank else value for key, value in shown.items()}
+    shown = {"validation_dice": mean}
+    shown |= {f"validation_dice_{c}": v for c, v in zip(recipe.classes, values, strict=True)}
+    return {key: "" if blank else value for key, value in shown.items()}
 
 
 def bundle_sha256(name: str) -> str:
@@ -178,7 +200,8 @@ def decision(recipe: Recipe, root: Path) -> dict[str, Any]:
         for sha, model, value in [(old, "unet", 0.71), *((bundle_sha256(m), m, v) for m, v in recipe.scores.items())]
     ]  # fmt: skip
     return {
-        "name": recipe.name, "metric": "test/dice", "challenger": bundle_sha256(best), "champion_before": old,
+        "name": recipe.name, "metric": "test/dice", "challenger": bundle_sha256(best),
+        "champion_before": old if recipe.compared else None,
         "champion_after": bundle_sha256(best) if recipe.promoted else old, "promoted": recipe.promoted,
         "reasons": ["test/dice improves by 0.0312 over 7 paired cases; the lower bound 0.0101 lies above the margin 0"]
         if recipe.promoted

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.report_files import write_csv, write_json
+from tests.report_objects import add_case_columns, detection_numbers, write_curves
 
 METRICS = (
     *("dice", "jaccard", "precision", "recall", "specificity", "f1", "accuracy", "volume_error_mm3"),
@@ -33,6 +34,8 @@ class Recipe:
         quarantined: Whether three cases were quarantined and one warned.
         cases: Usable cases.
         promoted: What the gate said.
+        volumes: Whether the cases are volumes; else pictures, without FROC.
+        compared: Whether there was a champion to compare with.
     """
 
     name: str = "phantom"
@@ -42,23 +45,12 @@ class Recipe:
     quarantined: bool = True
     cases: int = 40
     promoted: bool = True
+    volumes: bool = True
+    compared: bool = True
 
     @property
     def scores(self) -> dict[str, float]:
         return dict(self.models or {"unet": 0.83})
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], heading: Iterable[str] = ()) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(heading) or list(rows[0]), lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def write_metrics(
@@ -66,8 +58,11 @@ def write_metrics(
 ) -> None:
     folder = root / "data/metrics" / name
     rows = case_rows(recipe, mean, test, chance)
-    write_csv(folder / "cases.csv", rows)
     numbers = flat_numbers(rows, recipe.classes, "test")
+    numbers |= detection_numbers(recipe.classes, mean, recipe.volumes)
+    add_case_columns(rows, mean, recipe.volumes, chance)
+    write_csv(folder / "cases.csv", rows)
+    write_curves(folder, recipe.classes, mean, recipe.volumes)
     if recipe.baseline:
         others = case_rows(recipe, 0.21, test, chance)
         write_csv(folder / "baseline_cases.csv", others)
@@ -78,15 +73,23 @@ def write_metrics(
             "averaging": "per case and foreground class, mean over the cases where it is defined",
             "empty_masks": "both empty: undefined, left out and counted; one empty: overlaps 0",
             "interval": "95 % percentile bootstrap over patients, 2000 resamples, seed 1",
+            "object_size": "small, medium, large: below 6 mm, 6 to 10 mm, above",
+        },
+        "objects": {
+            label: {"predicted": 15, "reference": 13, "small": 4, "medium": 9, "large": 0}
+            for label in recipe.classes
         },
         "metrics": numbers,
     }  # fmt: skip
     write_json(folder / "metrics.json", record)
     order = sorted((r for r in rows if r["dice"] != ""), key=lambda r: float(r["dice"]))
-    for role, place in (("worst", 0), ("median", (len(order) - 1) // 2), ("best", -1)):
-        path = folder / "overlays" / f"{role}_{order[place]['case_id']}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(PIXEL)
+    for role, place in (("worst", 0), ("median", (len(order) - 1) // 2), ("best", -1), ("busiest", 0)):
+        case_id = test[0] if role == "busiest" else order[place]["case_id"]
+        kinds = ["objects_"] if role == "busiest" or not recipe.volumes else ["", "objects_"]
+        for kind in kinds:
+            path = folder / "overlays" / f"{kind}{role}_{case_id}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(PIXEL)
 
 
 def case_rows(recipe: Recipe, mean: float, test: list[str], chance: random.Random) -> list[dict[str, Any]]:

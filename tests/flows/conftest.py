@@ -47,3 +47,32 @@ def messages() -> Iterator[list[str]]:
     yield found
     logger.setLevel(level)
     logger.removeHandler(collector)
+
+
+@pytest.fixture(scope="session")
+def templates(store_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two projects to copy, as registering takes seconds: with one version, and with three."""
+    from registered import make_templates
+
+    one, three = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("three")
+    make_templates(one, three, store_template)
+    return one, three
+
+
+@pytest.fixture
+def registered(templates: tuple[Path, Path], project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A project whose only model is registered and champion; gives its bundle's sha256."""
+    from registered import copy_template
+
+    return copy_template(templates[0], project, monkeypatch)[0]
+
+
+@pytest.fixture
+def three(
+    templates: tuple[Path, Path], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str, str]:
+    """Three versions: the second is champion, the third was refused."""
+    from registered import copy_template
+
+    first, second, third = copy_template(templates[1], project, monkeypatch)
+    return first, second, third

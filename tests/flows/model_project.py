@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ CASE_COLUMNS = (
     *("case_id", "patient_id", "site", "images", "label", "instances", "sha256", "shape", "spacing_mm"),
     *("orientation", "verdict", "code", "reason"),
 )
-SCORE_COLUMNS = ("case_id", "patient_id", "label", "dice", "hd95_mm", "reference_voxels", "prediction_voxels")
+IDENTITY = ("case_id", "patient_id", "label", "reference_voxels", "prediction_voxels")
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
     "0000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
@@ -55,10 +56,7 @@ PNG = bytes.fromhex(
 def write_project(models: Sequence[str] = ("unet",)) -> None:
     """Writes what the stages before training leave, and `params.yaml` that names these models."""
     text = Path("params.yaml").read_text(encoding="utf-8")
-    text = text.replace("models: [unet]", f"models: [{', '.join(models)}]", 1)
-    for extra in (model for model in models if model != "unet"):
-        start, end = text.index("  unet:\n"), text.index("\npredict:")
-        text = text[:end] + "\n" + text[start:end].replace("unet:", f"{extra}:", 1) + text[end:]
+    text = re.sub(r"^models: \[.*?\]", f"models: [{', '.join(models)}]", text, count=1, flags=re.MULTILINE)
     Path("params.yaml").write_text(text, encoding="utf-8")
     Path("dvc.lock").write_text(LOCK, encoding="utf-8")
     write_json(PLAN, "data/plan/plan.json")
@@ -130,7 +128,8 @@ def train(model: str, weights: str, run_id: str = "", minute: int = 0) -> str:
             "data_digest": DATA_DIGEST,
             "git_commit": "c0ffee",
         },
-        "validation_dice": 0.8,
+        "validation_metric": "validation_dice",
+        "validation_score": 0.8,
         "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(),
     }
     write_json(bundle, folder / "bundle.json")
@@ -148,28 +147,46 @@ def train(model: str, weights: str, run_id: str = "", minute: int = 0) -> str:
     run = {
         "model": model, "run_id": run_id, "bundle_sha256": sha256, "git_commit": "c0ffee",
         "started": "2026-11-21T11:58:00+00:00", "finished": f"2026-11-21T12:{minute:02d}:00+00:00",
-        "seconds": 90.0, "devices": "cpu", "best_epoch": 2, "best_validation_dice": 0.8, "resumed": 0,
+        "seconds": 90.0, "devices": "cpu", "best_epoch": 2, "resumed": 0,
+        "validation_metric": "validation_dice", "best_validation_score": 0.8,
     }  # fmt: skip
     write_json(run, folder / "run.json")
     return sha256
 
 
-def evaluate(model: str, dice: Sequence[float], cases: Sequence[str] = TEST_CASES) -> None:
-    """Writes `data/metrics/<model>`: one Dice a case for both classes; distances are 10 times 1 - Dice in mm."""
+def evaluate(
+    model: str,
+    dice: Sequence[float],
+    cases: Sequence[str] = TEST_CASES,
+    more: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Writes `data/metrics/<model>`, with the same scores for both classes.
+
+    Args:
+        model: Name.
+        dice: One Dice a case; distances are 10 times 1 - Dice in mm.
+        cases: The test cases.
+        more: Further metrics, one value a case; the pooled value is their mean.
+    """
     folder = Path("data/metrics") / model
     shutil.rmtree(folder, ignore_errors=True)
-    rows = [
+    scores: dict[str, Sequence[float]] = {
+        "dice": dice,
+        "hd95_mm": [round(10 * (1 - value), 6) for value in dice],
+        **(more or {}),
+    }
+    rows: list[dict[str, Any]] = [
         {
-            "case_id": case, "patient_id": case, "label": label, "dice": value, "hd95_mm": round(10 * (1 - value), 6),
-            "reference_voxels": 50, "prediction_voxels": 40,
+            "case_id": case, "patient_id": case, "label": label, "reference_voxels": 50, "prediction_voxels": 40,
+            **{name: values[i] for name, values in scores.items()},
         }
-        for case, value in zip(cases, dice, strict=True)
+        for i, case in enumerate(cases)
         for label in ("nodule", "vessel")
     ]  # fmt: skip
-    write_csv(rows, SCORE_COLUMNS, folder / "cases.csv")
-    metrics: dict[str, float | None] = {"test/vessel/assd_mm": None}
-    for name in ("dice", "hd95_mm"):
-        mean = fmean(float(row[name]) for row in rows)
+    write_csv(rows, (*IDENTITY, *scores), folder / "cases.csv")
+    metrics: dict[str, float | None] = {"test/vessel/assd_mm": None, "test/mask_map_10_50_small": 0.5}
+    for name, values in scores.items():
+        mean = fmean(values)
         for prefix in ("test", "test/nodule", "test/vessel"):
             ends = {"": mean, "_ci_low": mean - 0.01, "_ci_high": mean + 0.01, "_n": float(len(cases))}
             metrics |= {f"{prefix}/{name}{end}": value for end, value in ends.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,15 +17,16 @@ import yaml
 from numpy.typing import NDArray
 
 import pipeline.baseline
-from flows.evaluate import evaluate_flow, format_table
+from flows.evaluate import evaluate_flow
 from pipeline.cases import CaseRecord, save_cases
 from pipeline.errors import SegtrailError
-from pipeline.evaluation import load_case_metrics
 from pipeline.io.sources import DatasetFacts
+from pipeline.scores import load_scores
 from pipeline.splits import SplitRow, save_splits
 from pipeline.volume import LabelMap, Volume
 
 OUTPUT = Path("data/metrics/unet")
+OBJECTS = "case_id,id,label,diameter_mm,x_mm,y_mm,z_mm,voxels,readers,agreement,ignored\n"
 # Of a reference of 4 slices of 16 voxels, so many are found: Dice 1, 2/3 and 0; test_e holds nothing.
 FOUND = {"test_a": 4, "test_b": 2, "test_c": 0, "test_d": 4, "test_e": 0}
 
@@ -33,6 +35,19 @@ def save_nifti(path: Path, array: NDArray[Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0])), path)
     return str(path)
+
+
+def save_prediction(case_id: str, slices: int) -> None:
+    """The files of a prediction: one object, or none, with a score of 0.9 (of test_b 0.6)."""
+    folder = Path("data/predictions/unet")
+    for part in ("labels", "instances"):
+        save_nifti(folder / f"{case_id}_{part}.nii.gz", block(slices))
+    found = {
+        "id": 1, "label": "organ", "score": 0.6 if case_id == "test_b" else 0.9, "voxels": 16 * slices,
+        "centroid_mm": [5.5, 5.5, 2 * (1.5 + slices / 2)], "box_voxels": [[4, 4, 2], [8, 8, 2 + slices]],
+    }  # fmt: skip
+    record = {"settings": {"min_score": 0.05, "label_score": 0.5}, "instances": [found] if slices else []}
+    (folder / f"{case_id}.json").write_text(json.dumps(record))
 
 
 def block(slices: int) -> NDArray[np.uint8]:
@@ -58,7 +73,7 @@ def predicted(
     """A project with five predicted test cases (one without a label), one of training and one quarantined."""
     monkeypatch.setattr(logging.getLogger("segtrail"), "propagate", True)
     caplog.set_level(logging.INFO, "segtrail")
-    set_params(baseline="none")
+    set_params(baseline="none", bootstrap_samples=200)
     random = np.random.default_rng(0)
     cases = []
     for case_id in [*FOUND, "train_a", "bad_a"]:
@@ -70,10 +85,13 @@ def predicted(
         label = "" if case_id == "test_d" else label
         cases.append(CaseRecord(case_id, f"patient_{case_id}", "", (image,), label, "", verdict=verdict))
         if case_id in FOUND:
-            save_nifti(Path(f"data/predictions/unet/{case_id}_labels.nii.gz"), block(FOUND[case_id]))
+            save_prediction(case_id, FOUND[case_id])
     Path("data/inspected").mkdir()
     Path("data/splits").mkdir()
     save_cases(cases, Path("data/inspected/cases.csv"))
+    # The block of 4 x 4 x 4 voxels of 1 x 1 x 2 mm: centre (5.5, 5.5, 7) mm, 128 mm3.
+    objects = "".join(f"test_{x},1,organ,6.25,5.5,5.5,7.0,64,0,,0\n" for x in "abc")
+    Path("data/inspected/objects.csv").write_text(OBJECTS + objects)
     DatasetFacts("Small", ("MRI",), {"background": 0, "organ": 1}, "", "").save(
         Path("data/inspected/dataset.json")
     )
@@ -106,23 +124,48 @@ def test_writes_the_metrics_worked_out_by_hand(predicted: Path, recorded: list[s
     assert numbers["test/hd95_mm"] == pytest.approx((0 + 4) / 2)
     assert numbers["test/volume_error_mm3"] == pytest.approx((0 - 32 * 2 - 64 * 2 + 0) / 4)
     assert 0 <= numbers["test/dice_ci_low"] < numbers["test/dice"] < numbers["test/dice_ci_high"] <= 1
-    rows = load_case_metrics(OUTPUT / "cases.csv")
+    rows = load_scores(OUTPUT / "cases.csv", "test/dice")
     assert [(r.case_id, r.label) for r in rows] == [(f"test_{x}", "organ") for x in "abce"]
-    assert rows[1].dice == pytest.approx(2 / 3)
+    assert rows[1].value == pytest.approx(2 / 3)
     assert recorded == ["unet"]
+
+
+def test_objects_worked_out_by_hand(predicted: Path) -> None:
+    evaluate_flow.fn("unet")
+    record = load_record()
+    numbers = record["metrics"]
+    assert record["objects"]["organ"] | {"large": 0} == {
+        "reference": 3, "predicted": 2, "small": 0, "medium": 3, "large": 0,
+    }  # fmt: skip
+    # By score: test_a overlaps wholly (.9), test_b by half (.6), test_c is missed. Up to IoU .5 two of three
+    # are found (67 of the 101 recalls lie up to 2/3), above it one (34 up to 1/3).
+    assert numbers["test/mask_map_50"] == numbers["test/mask_map_10_50"] == pytest.approx(67 / 101)
+    assert numbers["test/mask_map_75"] == pytest.approx(34 / 101)
+    assert numbers["test/mask_map_50_95"] == pytest.approx((67 + 9 * 34) / 101 / 10)
+    assert numbers["test/ap_dsb_50"] == pytest.approx(1 / 3)  # an overlap of .5 is not above .5
+    assert numbers["test/panoptic_quality"] == pytest.approx(1 / (1 + 1 / 2 + 2 / 2))
+    # The centre of test_b lies 2 mm from the annotated one, within 3.1 mm: two of three nodules, no false alarm.
+    assert numbers["test/cpm"] == numbers["test/froc_0125"] == pytest.approx(2 / 3)
+    assert numbers["test/mask_map_50_n"] == 3  # test_e has no object
+    assert "at least 0.05" in record["protocol"]["objects"]
+    alone = {s.case_id: s.value for s in load_scores(OUTPUT / "cases.csv", "test/mask_map_50_95")}
+    assert [alone[f"test_{x}"] for x in "abc"] == pytest.approx([1.0, 0.1, 0.0])
+    assert math.isnan(alone["test_e"])
+    curve = (OUTPUT / "froc.csv").read_text().splitlines()
+    assert curve[-1] == "organ,0.0,0.666667,0.6"
 
 
 def test_draws_best_median_and_worst_of_the_defined_cases(predicted: Path) -> None:
     evaluate_flow.fn("unet")
     files = sorted(str(path.relative_to(OUTPUT)) for path in OUTPUT.rglob("*.*"))
     assert files == [
-        "cases.csv",
-        "metrics.json",
-        "overlays/best_test_a.png",
-        "overlays/median_test_b.png",
+        "cases.csv", "froc.csv", "metrics.json",
+        "overlays/best_test_a.png", "overlays/median_test_b.png",
+        "overlays/objects_best_test_a.png", "overlays/objects_busiest_test_a.png",
+        "overlays/objects_median_test_b.png", "overlays/objects_worst_test_c.png",
         "overlays/worst_test_c.png",
-        "plots/dice_by_case.png",
-    ]
+        "plots/dice_by_case.png", "plots/froc.png", "plots/precision_recall.png", "precision_recall.csv",
+    ]  # fmt: skip
     assert [path.name for path in OUTPUT.parent.iterdir()] == ["unet"]
 
 
@@ -131,10 +174,8 @@ def test_says_what_it_found(predicted: Path, caplog: pytest.LogCaptureFixture) -
     assert "1 test case(s) have no label and are not scored: test_d" in caplog.text
     assert "evaluate unet 2/4 test_b Dice 0.667" in caplog.text
     assert "evaluate unet 4/4 test_e Dice undefined" in caplog.text
-    lines = caplog.messages[-2:]
-    assert lines[0].split() == ["class", "Dice", "[95", "%", "interval]", "HD95", "mm", "n"]
-    assert lines[1].split()[:2] == ["organ", "0.556"]
-    assert lines[1].split()[-2:] == ["2.00", "3"]
+    assert caplog.messages[-2].split("  ")[0] == "class"
+    assert caplog.messages[-1].startswith("organ  0.556 [")
 
 
 def test_a_second_run_replaces_the_first(predicted: Path) -> None:
@@ -164,15 +205,15 @@ def test_baseline_is_scored_on_the_same_cases(predicted: Path, monkeypatch: pyte
     voxels = 12 * 12 * 8
     assert numbers["baseline_otsu_lung/dice"] == pytest.approx((3 * 2 * 64 / (voxels + 64) + 0) / 4)
     assert numbers["test/dice"] == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert [row.case_id for row in load_case_metrics(OUTPUT / "baseline_cases.csv")] == [
-        f"test_{x}" for x in "abce"
-    ]
+    baseline = load_scores(OUTPUT / "baseline_cases.csv", "test/dice")
+    assert [row.case_id for row in baseline] == [f"test_{x}" for x in "abce"]
+    assert not [name for name in numbers if name.startswith("baseline") and "map" in name]
 
 
 def test_all_missing_predictions_are_named(predicted: Path, recorded: list[str]) -> None:
-    for case_id in ("test_a", "test_c"):
-        Path(f"data/predictions/unet/{case_id}_labels.nii.gz").unlink()
-    with pytest.raises(SegtrailError, match=r"2 of 4 test cases have no prediction: test_a, test_c") as error:
+    for name in ("test_a_labels.nii.gz", "test_c.json"):
+        Path(f"data/predictions/unet/{name}").unlink()
+    with pytest.raises(SegtrailError, match=r"2 of 4 test cases[\s\S]*: test_a, test_c\n") as error:
         evaluate_flow.fn("unet")
     assert error.value.fix == "dvc repro --force predict@unet"
     assert not OUTPUT.exists()
@@ -193,18 +234,3 @@ def test_without_labels_there_is_one_clear_error(predicted: Path) -> None:
     save_cases(cases, Path("data/inspected/cases.csv"))
     with pytest.raises(SegtrailError, match="none of the 1 test cases has a label"):
         evaluate_flow.fn("unet")
-
-
-def test_table_of_several_classes_and_a_baseline() -> None:
-    numbers: dict[str, float | None] = {}
-    for i, prefix in enumerate(("test/", "test/a/", "test/long name/", "baseline_otsu_lung/")):
-        numbers |= {f"{prefix}dice": i / 10, f"{prefix}dice_ci_low": 0.05, f"{prefix}dice_ci_high": 0.9}
-        numbers |= {f"{prefix}dice_n": 7, f"{prefix}hd95_mm": None}
-    numbers["test/a/dice"] = numbers["test/a/dice_ci_low"] = numbers["test/a/dice_ci_high"] = None
-    assert format_table(numbers, ["a", "long name"]) == [
-        "class               Dice [95 % interval]  HD95 mm  n",
-        "a                   -                     -        7",
-        "long name           0.200 [0.050, 0.900]  -        7",
-        "mean of classes     0.000 [0.050, 0.900]  -        7",
-        "otsu_lung baseline  0.300 [0.050, 0.900]  -        7",
-    ]

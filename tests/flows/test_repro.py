@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -202,18 +203,39 @@ def write_json(path: str, record: object) -> None:
 SHA = "0123456789abcdef" * 4
 
 
-def test_summary_of_a_promoted_model(project: Path) -> None:
-    metrics = {"test/dice": 0.81234, "test/dice_ci_low": 0.75, "test/dice_ci_high": None, "test/dice_n": 8}
-    write_json("data/metrics/unet/metrics.json", {"metrics": {**metrics, "baseline_otsu_lung/dice": 0.3}})
-    write_json("data/models/unet/run.json", {"bundle_sha256": SHA})
+def use_metric(name: str) -> None:
+    path = Path("params.yaml")
+    path.write_text(re.sub(r"(?m)^  metric: \S+", f"  metric: {name}", path.read_text()))
+
+
+def entry(name: str, value: float | None, half: float = 0.05, n: int = 8) -> dict[str, float | None]:
+    if value is None:
+        return {name: None, f"{name}_ci_low": None, f"{name}_ci_high": None, f"{name}_n": n}
+    return {name: value, f"{name}_ci_low": value - half, f"{name}_ci_high": value + half, f"{name}_n": n}
+
+
+def test_summary_shows_the_models_side_by_side(project: Path) -> None:
+    use_metric("test/mask_map_10_50")
+    base = {"baseline_otsu_lung/dice": 0.3, "baseline_otsu_lung/dice_n": 8}
+    unet = entry("test/dice", 0.81234) | entry("test/mask_map_10_50", 0.5) | entry("test/cpm", 0.25)
+    other = entry("test/dice", 0.75) | entry("test/mask_map_10_50", 0.625) | entry("test/cpm", None)
+    for model, numbers, sha256 in (("unet", unet, "f" * 64), ("maskrcnn", other, SHA)):
+        write_json(f"data/metrics/{model}/metrics.json", {"metrics": numbers | base})
+        write_json(f"data/models/{model}/run.json", {"bundle_sha256": sha256})
     decision = {"name": "phantom", "champion_after": SHA, "challenger": SHA, "promoted": True}
     decision |= {"reasons": ["there was no champion"], "decided": "2026-01-02T03:04:05+00:00"}
     write_json("data/registry/decision.json", decision)
     write_json("data/report/index.html", "")
     assert summarise({"inspect": 4.2, "train@unet": 61.0}, 70.0) == (
         "\n"
-        "model  metric     value   95 % interval  n  baseline  bundle        alias\n"
-        "unet   test/dice  0.8123  0.7500 to -    8  0.3000    0123456789ab  champion, challenger\n"
+        "                         unet                         maskrcnn\n"
+        "test/dice                0.8123 [0.7623, 0.8623] n=8  0.7500 [0.7000, 0.8000] n=8\n"
+        "test/mask_map_10_50 *    0.5000 [0.4500, 0.5500] n=8  0.6250 [0.5750, 0.6750] n=8\n"
+        "test/cpm                 0.2500 [0.2000, 0.3000] n=8  -\n"
+        "baseline_otsu_lung/dice  0.3000 n=8                   0.3000 n=8\n"
+        "bundle                   ffffffffffff                 0123456789ab\n"
+        "alias                    -                            champion, challenger\n"
+        "* chooses the model\n"
         "\n"
         "registered model phantom: champion 0123456789ab since 2026-01-02T03:04 (there was no champion)\n"
         "1 min 10 s in all (inspect 4 s, train@unet 1 min 01 s)\n"
@@ -222,14 +244,19 @@ def test_summary_of_a_promoted_model(project: Path) -> None:
     )
 
 
-def test_summary_of_a_refused_challenger(project: Path) -> None:
-    write_json("data/metrics/unet/metrics.json", {"metrics": {"test/dice": 0.5}})
+def test_summary_of_a_refused_challenger_on_pictures(project: Path) -> None:
+    use_metric("test/nucleus/ap_dsb")
+    numbers = {"test/dice": 0.5, "test/mask_map_50": 0.25, "test/nucleus/ap_dsb": 0.125}
+    write_json("data/metrics/unet/metrics.json", {"metrics": numbers})
     write_json("data/models/unet/run.json", {"bundle_sha256": SHA})
     decision = {"name": "phantom", "champion_after": "f" * 64, "challenger": SHA, "promoted": False}
     write_json("data/registry/decision.json", decision | {"reasons": ["worse", "few cases"]})
-    text = summarise({}, 1.0)
-    assert f"unet   test/dice  0.5000  - to -         -  -         {SHA[:12]}  challenger\n" in text
-    assert f"champion ffffffffffff stays, challenger {SHA[:12]} refused (worse; few cases)\n" in text
+    lines = summarise({}, 1.0).splitlines()
+    assert [line.split() for line in lines[1:7]] == [
+        ["unet"], ["test/dice", "0.5000"], ["test/mask_map_50", "0.2500"],
+        ["test/nucleus/ap_dsb", "*", "0.1250"], ["bundle", SHA[:12]], ["alias", "challenger"],
+    ]  # fmt: skip
+    assert f"champion ffffffffffff stays, challenger {SHA[:12]} refused (worse; few cases)" in lines[9]
 
 
 def test_summary_before_anything_was_evaluated(project: Path) -> None:

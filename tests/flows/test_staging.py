@@ -85,6 +85,20 @@ def test_links_are_followed_and_hidden_files_left_out(tmp_path: Path) -> None:
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
 
 
+def test_an_empty_folder_is_kept_as_dvc_keeps_only_files(tmp_path: Path) -> None:
+    source, target = write_tree(tmp_path / "mine", {"case/images/a": "image"}), tmp_path / "set"
+    (source / "case/masks").mkdir()
+    assert str(build_tree(source, target, tmp_path / "new")) == "2 added, 0 changed, 0 removed, 0 as before"
+    assert read_tree(tmp_path / "new") == {"case/images/a": "image", "case/masks/.keep": ""}
+    assert not any((source / "case/masks").iterdir())
+    (tmp_path / "new").rename(target)
+    for again in (source, target):
+        assert not build_tree(again, target, tmp_path / "new")
+        assert (tmp_path / "new/case/masks/.keep").exists()
+    (source / "case/masks/m").write_text("mask")
+    assert str(build_tree(source, target, tmp_path / "new")) == "1 added, 0 changed, 1 removed, 1 as before"
+
+
 def test_bad_links_are_all_listed(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", {"deep/a": ""})
     (source / "deep/up").symlink_to(source, target_is_directory=True)

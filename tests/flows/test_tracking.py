@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +17,6 @@ from mlflow.entities import Run, ViewType
 from mlflow_store import delete_store, forget_stores
 
 from flows import tracking, tracking_store
-from flows.tracking_content import epoch_metrics, flatten_params, legal_name, run_tags
 
 PROVENANCE = {
     "dataset": "phantom",
@@ -63,36 +60,6 @@ def evaluated(tracked: Path) -> str:
     run_id = tracking.record_evaluation("unet")
     assert run_id is not None
     return run_id
-
-
-def test_names_of_epoch_metrics() -> None:
-    row = {
-        "epoch": "3", "step": "75", "minutes": "1.5", "learning_rate": "0.01", "train_loss": "0.4", "seconds": "30",
-        "validation_dice": "0.5", "validation_dice_Left lung (upper)": "0.25", "validation_loss": "", "x": None,
-    }  # fmt: skip
-    assert epoch_metrics(row) == {
-        "step": 75.0, "time/minutes": 1.5, "learning_rate": 0.01, "train/loss": 0.4, "time/epoch_seconds": 30.0,
-        "validation/dice": 0.5, "validation/Left lung _upper_/dice": 0.25,
-    }  # fmt: skip
-    assert epoch_metrics({"epoch": 1, "train_loss": "nan"}) == {}
-    assert legal_name("test/Tumor+oedema/dice") == "test/Tumor_oedema/dice"
-
-
-def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> str:
-        raise KeyError("getpwuid(): uid not found: 4711")
-
-    monkeypatch.setattr("getpass.getuser", fail)
-    assert run_tags("unet", PROVENANCE)["mlflow.user"] == f"uid {os.getuid()}"
-
-
-def test_flattened_params() -> None:
-    train = {"seed": 1, "augmentation": {"flip": 0.5}, "class_weights": "none"}
-    plan = {"patch_size": [8, 8, 8], "reasons": {"patch_size": "small"}}
-    assert flatten_params(train, plan) == {
-        "seed": "1", "augmentation.flip": "0.5", "class_weights": "none", "plan.patch_size": "[8, 8, 8]",
-    }  # fmt: skip
-    assert len(flatten_params({"list": list(range(9000))}, {})["list"]) == 6000
 
 
 def test_a_training_as_it_goes(tracked: Path) -> None:
@@ -296,50 +263,12 @@ def test_a_moved_project_keeps_its_store(
     assert tracking_store.relocate_artifacts(moved / ".segtrail" / "mlflow.db", root) == 0
 
 
-@pytest.mark.parametrize("trouble", ["garbage", "read_only_folder_is_a_file", "no_server"])
-def test_trouble_with_mlflow_stops_nothing(
-    trouble: str, project: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
-) -> None:
-    made.write_project()
-    made.train("unet", "weights")
-    made.evaluate("unet", DICE)
-    uri = f"sqlite:///{project}/state/mlflow.db"
-    if trouble == "garbage":
-        (project / "state").mkdir()
-        (project / "state" / "mlflow.db").write_bytes(b"this is no database" * 500)
-    elif trouble == "no_server":
-        uri = "http://127.0.0.1:9"
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    else:
-        (project / "state").write_text("a file where the folder should be")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert tracking.start_training_run("unet", {}, PROVENANCE) is None
-    tracking.log_epoch(None, {"epoch": 1})
-    tracking.log_epoch("0" * 32, {"epoch": 1, "train_loss": 1.0})
-    tracking.finish_training_run("0" * 32, "FINISHED")
-    tracking.finish_training_run(None, "FINISHED")
-    assert tracking.record_training("unet") is None
-    assert tracking.record_evaluation("unet") is None
-    assert any("the files are safe" in line for line in messages)
-
-
-def test_a_store_that_fails_in_the_middle_is_asked_once(
-    tracked: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
-) -> None:  # fmt: skip
-    made.write_project()
-    run_id = tracking.start_training_run("unet", {}, PROVENANCE)
-    forget_stores()
-    client().delete_run(run_id or "")  # MLflow refuses to log to a deleted run
-    for epoch in (1, 2, 3):
-        tracking.log_epoch(run_id, {"epoch": epoch, "train_loss": 1.0})
-    assert sum("logging an epoch failed" in line for line in messages) == 1
-    tracking.finish_training_run(run_id, "FINISHED")
-
-
-def test_training_is_not_imported() -> None:
-    code = (
-        "import sys, flows.tracking, flows.tracking_served, flows.register; "
-        "sys.exit(', '.join({'torch', 'monai', 'pytorch_lightning', 'lightning'} & set(sys.modules)) or 0)"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
+def test_curves_are_kept_as_tables_and_pictures(evaluated: str) -> None:
+    folder = Path("data/metrics/unet")
+    (folder / "precision_recall.csv").write_text("iou,class,recall,precision,score\n0.5,nodule,0.0,1.0,0.9\n")
+    (folder / "froc.csv").write_text("class,false_positives_per_scan,sensitivity,score\n")  # no nodule
+    shutil.copy(folder / "plots" / "dice.png", folder / "plots" / "froc.png")
+    assert tracking.record_evaluation("unet") == evaluated
+    assert {
+        "plots/froc.png", "tables/precision_recall.csv", "tables/precision_recall.json", "tables/froc.csv",
+    } <= artifacts(evaluated)  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.figures import MOST_POINTS, Curve, DotRow, dot_plot, line_chart, ticks
+from pipeline.figures import MOST_POINTS, Curve, DotRow, dot_plot, level_out, line_chart, ticks
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -63,8 +63,33 @@ def test_charts_without_values_say_so() -> None:
     assert "No case" in dot_plot([DotRow("a", (), None, None, "s0")], "d", "Dice")
 
 
-def test_single_epoch() -> None:
-    ElementTree.fromstring(line_chart([Curve("a", ((1.0, 0.4),), "s0")], "d", "epoch"))
+def test_a_single_point_is_a_dot_and_the_mark_stays_on_the_axis() -> None:
+    # One validation at epoch 4; training went on to epoch 9 and took the weights of epoch 9.
+    svg = ElementTree.fromstring(
+        line_chart([Curve("a", ((4.0, 0.4),), "s0")], "d", "epoch", (0.0, 1.0), (9.0, "best"))
+    )
+    (dot,), (mark,) = svg.findall("circle"), svg.findall("line[@class='mark']")
+    assert dot.findtext("title") == "a: 0.400" and not svg.findall("polyline")
+    assert float(mark.attrib["x1"]) == pytest.approx(350.0)  # the right end of the axis
+    assert float(dot.attrib["cx"]) == pytest.approx(46 + 304 * 4 / 9, abs=0.1)
+
+
+def test_an_axis_of_its_own_leaves_out_what_lies_beyond() -> None:
+    curve = Curve("a", ((0.0, 0.0), (1.0, 0.5), (2.0, 0.75), (9.0, 1.0)), "s0")
+    svg = ElementTree.fromstring(
+        line_chart([curve], "d", "rate", (0.0, 1.0), x_ticks=[(1, "1/8"), (2, "1/4"), (3, "1/2")])
+    )
+    line = svg.find("polyline")
+    assert line is not None
+    assert [p.split(",")[0] for p in line.attrib["points"].split()] == ["46.0", "198.0"]
+    assert [t.text for t in svg.findall("text")][6:9] == ["1/8", "1/4", "1/2"]
+
+
+def test_froc_curves_are_brought_to_the_seven_rates() -> None:
+    points = [(0.0, 0.2), (0.25, 0.4), (1.0, 0.5), (1.0, 0.7)]
+    # Half way between 0.2 and 0.4 at 1/8; level behind the last point.
+    assert level_out(points) == [(0.125, pytest.approx(0.3)), (0.25, 0.4), (1.0, 0.5), (1.0, 0.7), (8.0, 0.7)]
+    assert level_out([(0.0, 0.5)]) == [(0.125, 0.5), (8.0, 0.5)]
 
 
 def test_dot_plot_has_a_dot_a_case_with_its_name() -> None:

@@ -87,8 +87,9 @@ def test_class_values_outside_the_table_are_not_drawn(tmp_path: Path) -> None:
 def test_a_slice_has_one_panel_seen_in_the_radiological_way(tmp_path: Path) -> None:
     array = np.zeros((1, 40, 40, 1), dtype=np.float32)
     array[:, 30:, 30:] = 100  # right and anterior
-    empty = LabelMap(np.zeros((40, 40, 1), dtype=np.uint8), np.eye(4))
-    draw_overlay(Volume(array, np.eye(4)), empty, empty, tmp_path / "flat.png", "")
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    empty = LabelMap(np.zeros((40, 40, 1), dtype=np.uint8), affine)
+    draw_overlay(Volume(array, affine), empty, empty, tmp_path / "flat.png", "")
     image = pixels(tmp_path / "flat.png")
     white = (image > 250).all(axis=2)
     rows, columns = np.nonzero(white)
@@ -96,6 +97,22 @@ def test_a_slice_has_one_panel_seen_in_the_radiological_way(tmp_path: Path) -> N
     assert area[0] < image.shape[1] / 2  # the patient's right at the left
     assert area[1] < image.shape[0] / 2  # anterior on top
     assert white.sum() > 0.8 * (528 / 4) ** 2  # a quarter of a panel of 4.4 inches at 120 dots
+
+
+def test_a_picture_is_shown_whole_as_it_is_and_in_colour(tmp_path: Path) -> None:
+    array = np.zeros((3, 200, 100, 1), dtype=np.uint8)
+    array[0, :40, :20] = 255  # red: first columns, first rows
+    array[2, 160:, 80:] = 255  # blue: last columns, last rows
+    label_map = LabelMap(np.zeros((200, 100, 1), dtype=np.uint8), np.eye(4))
+    label_map.array[90:110, 40:60] = 1
+    draw_overlay(Volume(array, np.eye(4)), label_map, label_map, tmp_path / "x.png", "a picture")
+    drawn = pixels(tmp_path / "x.png")
+    red, blue = (np.argwhere((drawn[..., c] > 250) & (drawn.sum(axis=2) < 260)) for c in (0, 2))
+    assert red.mean(axis=0)[0] < drawn.shape[0] / 3 and red.mean(axis=0)[1] < drawn.shape[1] / 3
+    assert blue.mean(axis=0)[0] > drawn.shape[0] * 0.6 and blue.mean(axis=0)[1] > drawn.shape[1] * 0.6
+    across, down = np.ptp(red[:, 1]) + 1, np.ptp(red[:, 0]) + 1
+    assert across / down == pytest.approx(2, rel=0.03)  # 40 columns, 20 rows
+    assert count_green(drawn) > 50
 
 
 def stored_as(array: NDArray[Any], codes: str) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -10,13 +10,26 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ReportParams
-from pipeline.report import MOST_PICTURE_BYTES, best_model, flatten, render_report
+from pipeline.report import best_model, flatten, render_report
 from pipeline.report_inputs import load_report_inputs
+from pipeline.report_pictures import MOST_PICTURE_BYTES
+from tests.report_files import write_json
 from tests.report_project import EVIL, build_project
-from tests.report_scores import PIXEL, Recipe, write_json
+from tests.report_scores import PIXEL, Recipe
 
 PARAMS = ReportParams(title="Segtrail report", worst_cases=3)
-SECTIONS = ["result", "data", "split", "plan", "training", "results", "cases", "registry", "versions"]
+SECTIONS = [
+    "result",
+    "data",
+    "split",
+    "plan",
+    "training",
+    "results",
+    "objects",
+    "cases",
+    "registry",
+    "versions",
+]
 VOID = {"meta", "img", "br"}
 
 
@@ -120,8 +133,11 @@ def test_class_and_case_names_are_escaped_in_charts(tmp_path: Path) -> None:
 def test_numbers_are_those_of_metrics_json(root: Path) -> None:
     record = json.loads((root / "data/metrics/unet/metrics.json").read_text())["metrics"]
     cells = {a["data-metric"]: a["data-value"] for _, a in Page(render(root)).tags if "data-metric" in a}
-    shown = {key for key in record if key.count("/") == 2 and not re.search(r"_(ci_low|ci_high|n)$", key)}
-    assert set(cells) == shown and len(shown) == 24
+    ends = re.compile(r"_(ci_low|ci_high|n|small|medium|large)$")
+    shown = {key for key in record if key.count("/") == 2 and not ends.search(key)}
+    assert (
+        set(cells) == shown and len(shown) == 24 + 24
+    )  # overlaps of model and baseline, objects of the model
     for key, value in cells.items():
         assert float(value or "nan") == record[str(key)]
 
@@ -185,22 +201,22 @@ def test_several_models_and_classes(tmp_path: Path) -> None:
     cells = [a for _, a in page.tags if a.get("data-metric") == "test/dice"]
     assert [a["data-model"] for a in cells] == ["a", "b"]
     assert "Best model b of 2" in page.text and "Mean over classes" in page.text
-    assert "Worst cases of b" in page.text and "The same of a" in page.text
+    assert "Worst cases of b" in page.text and "Outlines in three planes: a" in page.text
 
 
 def test_worst_cases_are_sorted_and_as_many_as_asked(root: Path) -> None:
     text = render(root)
-    part = text[text.index("Worst cases of") : text.index("Best, median and worst")]
+    part = text[text.index("Worst cases of") : text.index("Pictures of single cases")]
     values = [float(v) for v in re.findall(r'<td class="num best" rowspan="1">([0-9.]+)</td>', part)]
     assert len(values) == 3 and values == sorted(values) and values[0] == 0.0
 
 
 def test_pictures_are_inside_until_the_page_is_full(root: Path) -> None:
     folder = root / "data/metrics/unet/overlays"
-    median = next(folder.glob("median_*.png"))
+    median = next(folder.glob("objects_median_*.png"))
     median.write_bytes(PIXEL + bytes(MOST_PICTURE_BYTES))
     text = render(root)
-    assert text.count("<img ") == 2 and f"Left out to keep this page small: <code>{median.as_posix()}" in text
+    assert text.count("<img ") == 6 and f"Left out to keep this page small: <code>{median.as_posix()}" in text
     assert len(text) < 3_000_000
 
 

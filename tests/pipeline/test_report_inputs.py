@@ -99,7 +99,18 @@ def test_baseline_and_overlays_may_be_absent(tmp_path: Path) -> None:
     assert model.baseline_cases == () and model.overlays == ()
 
 
-def test_overlay_knows_its_rank_and_case(root: Path) -> None:
+def test_overlay_knows_its_rank_case_and_kind(root: Path) -> None:
     overlays = load_report_inputs(root).models[0].overlays
-    assert [o.rank for o in overlays] == ["best", "median", "worst"]
-    assert overlays[2].case_id == "case_021"  # the one without any prediction
+    ranks = ["busiest", "best", "median", "worst", "best", "median", "worst"]
+    assert [o.rank for o in overlays] == ranks
+    assert [o.of_objects for o in overlays] == [True] * 4 + [False] * 3
+    assert overlays[3].case_id == overlays[6].case_id == "case_021"  # the one without any prediction
+
+
+def test_curves_and_objects_are_read_where_they_are(root: Path) -> None:
+    model = load_report_inputs(root).models[0]
+    assert len(model.curves["precision_recall"]) == 2 * 101 and len(model.curves["froc"]) == 5
+    assert model.objects["nodule"]["reference"] == 13
+    for name in ("precision_recall", "froc"):
+        (root / f"data/metrics/unet/{name}.csv").unlink()
+    assert load_report_inputs(root).models[0].curves == {}

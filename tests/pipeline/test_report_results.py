@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.report_inputs import CaseRow, ModelInputs, Numbers, load_report_inputs
-from pipeline.report_results import case_means, gate_rows, metric_format, result_groups, sources
+from pipeline.report_results import case_means, gate_rows, result_groups, sources
 from tests.report_project import build_project
 from tests.report_scores import METRICS, Recipe
 
 
 def model(name: str, **metrics: float | None) -> ModelInputs:
     numbers: Numbers = {key.replace("__", "/"): value for key, value in metrics.items()}
-    return ModelInputs(name, numbers, {}, 1, 1, (), (), (), (), {}, {}, ())
+    return ModelInputs(name, numbers, {}, 1, 1, (), (), (), (), {}, {}, (), {}, {})
 
 
 def best(first: float | None, second: float | None, metric: str) -> list[bool]:
@@ -35,12 +35,6 @@ def best(first: float | None, second: float | None, metric: str) -> list[bool]:
 )
 def test_best_of_a_row(first: float | None, second: float | None, metric: str, expected: list[bool]) -> None:
     assert best(first, second, metric) == expected
-
-
-def test_shares_and_percent_and_unknown_metrics() -> None:
-    assert metric_format("test/x/dice").text(0.81249) == "0.812"
-    assert metric_format("relative_volume_error").text(-0.0326) == "−3.3"
-    assert metric_format("map_50").text(0.5) == "0.500" and metric_format("map_50").title == "map_50"
 
 
 def test_a_single_class_needs_no_mean_and_every_metric_has_a_row(tmp_path: Path) -> None:

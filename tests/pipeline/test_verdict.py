@@ -63,6 +63,8 @@ def test_registry(inputs: ReportInputs) -> None:
         with_decision(inputs, champion_after="f" * 64, promoted=False, reasons=["too few"]), "Registry"
     )
     assert refused.light == "amber" and "too few" in refused.text
+    first = check(with_decision(inputs, champion_before=None), "Registry")
+    assert first.light == "amber" and "none to compare it with" in first.text
     still = check(with_decision(inputs, champion_before=challenger, promoted=False), "Registry")
     assert still.light == "green" and "already" in still.text
 
