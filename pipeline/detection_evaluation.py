@@ -225,8 +225,8 @@ def describe_detection(
     else:
         text["froc"] = (
             "LUNA16: a mark is an object's centre of gravity with its score; a hit lies within half the diameter of "
-            "an annotated centre, the best of several counts; ignored findings count neither way (in average "
-            f"precision, where they have no mask, they do not exist); at most {params.max_marks} marks a case; "
+            "an annotated centre, the best of several counts; ignored findings count neither way (to average "
+            f"precision, which needs masks, they do not exist); at most {params.max_marks} marks a case; "
             "sensitivity at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives a case, cpm is the mean of the seven"
         )
     return text

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,6 +19,7 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from pipeline.instances import find_boxes
+from pipeline.io.raster import write_drawing
 from pipeline.object_states import ObjectStates
 from pipeline.views import (
     DRAWING,
@@ -30,7 +32,6 @@ from pipeline.views import (
     grey_window,
     is_picture,
     picture_colours,
-    save_small,
 )
 from pipeline.volume import Volume, spacing_mm, to_canonical
 
@@ -98,7 +99,10 @@ def draw_objects(
             _draw_side(one, truth, reference, (REFERENCE_FOUND, MISSED), spacing)
             _draw_side(one, predicted, prediction, (PREDICTION_FOUND, FALSE_ALARM), spacing)
         _add_legend(figure, reference, prediction)
-        save_small(figure, path)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        write_drawing(pixels[..., :3], path)
 
 
 def _choose_slices(maps: list[Array]) -> list[int]:
@@ -150,7 +154,7 @@ def _place(
     inner = len(names) * (across + GAP) - GAP
     head = HEAD if plane.sides else HEAD - 0.25  # panels of a volume have a name
     width, height = max(inner, 0.1 * len(title), LEGEND) + 2 * GAP, up + head + FOOT
-    figure = Figure(figsize=(width, height), facecolor=PAPER)
+    figure = Figure(figsize=(width, height), dpi=120, facecolor=PAPER)
     figure.text(0.5, 1 - 0.12 / height, title, color=INK, fontsize=12, ha="center", va="top")
     axes = []
     for i, name in enumerate(names):

@@ -116,7 +116,7 @@ class Predictor:
             {
                 "id": item.id,
                 "label": names[item.label],
-                "score": round(item.score, 4),
+                "score": round(item.score, 6),
                 "voxels": item.voxels,
                 size: round(item.voxels * voxel, 3),
                 "centroid_mm": [round(v, 3) for v in item.centroid_mm],

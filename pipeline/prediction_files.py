@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SegtrailError
+from pipeline.instances import find_boxes
 from pipeline.io.images import load_label_map
 from pipeline.volume import Instance, Instances, Prediction
 
@@ -81,9 +82,10 @@ def load_prediction(files: PredictionFiles, labels: Mapping[str, int]) -> Predic
             files, f"the label map has shape {label_map.array.shape}, the instances {ids.array.shape}"
         )
     items = _items(files, labels)
-    present, known = np.flatnonzero(np.bincount(ids.array.ravel())[1:]) + 1, [item.id for item in items]
-    if sorted(known) != present.tolist():
-        differ = sorted(set(known) ^ set(present.tolist()))[:5]
+    present = [number for number, box in enumerate(find_boxes(ids.array), 1) if box is not None]
+    known = sorted(item.id for item in items)
+    if known != present:
+        differ = sorted(set(known) ^ set(present))[:5]
         raise _damaged(files, f"the instance map and its record differ in the objects {differ}")
     return Prediction(label_map, Instances(ids.array, ids.affine, items))
 

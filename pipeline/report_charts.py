@@ -130,11 +130,13 @@ def case_dots(models: Sequence[ModelInputs], classes: Sequence[str], metric: str
         for i, (title, split, model) in enumerate(sources(models)):
             key = f"{split}/{label}/{name}"
             mean, low, high = (model.metrics.get(key + end) for end in ("", "_ci_low", "_ci_high"))
-            table = model.cases if split == "test" else model.baseline_cases
+            dots = case_means(model.cases if split == "test" else model.baseline_cases, name, label)
+            if split != "test" and not dots:
+                continue  # a baseline has no detection metrics
             rows.append(
                 DotRow(
                     name=f"{label}, {title}",
-                    dots=tuple(case_means(table, name, label).items()),
+                    dots=tuple(dots.items()),
                     mean=mean,
                     interval=None if low is None or high is None else (low, high),
                     style=f"s{i % 5}" if split == "test" else "base",

@@ -118,10 +118,9 @@ def worst_cases(
     order = sorted(value, key=lambda case_id: (rank(name, value[case_id]), case_id))[:number]
     others = []
     for title, split, model in sources(models):
-        if split != "test" or model is not best:
-            others.append(
-                (title, case_means(model.cases if split == "test" else model.baseline_cases, name, label))
-            )
+        values = case_means(model.cases if split == "test" else model.baseline_cases, name, label)
+        if (split == "test" and model is not best) or (split != "test" and values):
+            others.append((title, values))
     rows = []
     for case_id in order:
         of_case = {row.label: row for row in best.cases if row.case_id == case_id}

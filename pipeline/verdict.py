@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.cases import QUARANTINED, WARN
 from pipeline.report_inputs import ModelInputs, ReportInputs
-from pipeline.report_metrics import metric_format, split_name
+from pipeline.report_metrics import is_detection, metric_format, split_name
 from pipeline.report_results import baseline_split, baseline_title, evidence
 from pipeline.report_tables import SIDES, foreground, split_rows
 from pipeline.scores import rank
@@ -85,12 +85,14 @@ def _registry(inputs: ReportInputs) -> Check:
 def _baseline(best: ModelInputs, metric: str) -> Check:
     rule = (
         "Green: the 95 % intervals of model and baseline do not overlap. Amber: they do. "
-        "Red: the baseline is as good."
+        "Red: the baseline is as good. By Dice where the metric is about objects."
     )
     split = baseline_split(best.metrics)
     if not split:
         return Check("Baseline", NEUTRAL, "No baseline was measured.", rule)
     _, label, name = split_name(metric)
+    if is_detection(name):  # a baseline has no scores, and so no detection metrics
+        metric, name = "/".join(part for part in ("test", label, "dice") if part), "dice"
     key = "/".join(part for part in (split, label, name) if part)
     title, shown = baseline_title(split), metric_format(name)
     value, other = best.metrics.get(metric), best.metrics.get(key)

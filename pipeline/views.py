@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
@@ -99,14 +96,3 @@ def draw_sides(axes: Axes, plane: Plane) -> None:
             va="center",
             path_effects=[withStroke(linewidth=2, foreground="black")],
         )
-
-
-def save_small(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG of 256 colours: photographs become four times smaller."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, format="png")
-    with Image.open(buffer) as picture:
-        few = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
-    few.save(path, "PNG", optimize=True)

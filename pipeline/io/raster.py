@@ -102,6 +102,19 @@ def write_png(array: NDArray[np.integer[Any]], path: Path, bits: int) -> None:
     write_whole(buffer.getvalue(), path)
 
 
+def write_drawing(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Writes a drawing as a PNG of at most 256 colours: over photographs four times smaller than in full colour.
+
+    Args:
+        pixels: (rows, columns, 3) red, green, blue.
+        path: Ends in `.png`.
+    """
+    buffer = BytesIO()
+    drawing = Image.fromarray(np.ascontiguousarray(pixels)).quantize(256, Image.Quantize.FASTOCTREE)
+    drawing.save(buffer, "PNG", optimize=True)
+    write_whole(buffer.getvalue(), path)
+
+
 def _require_one_plain_page(image: Image.Image, path: Path) -> None:
     pages = getattr(image, "n_frames", 1)
     if pages > 1:

@@ -13,7 +13,7 @@ from pipeline.config import InstanceTrainParams, PredictParams
 from pipeline.detection import average_precision
 from pipeline.instance_inference import find_objects
 from pipeline.instance_overlaps import mask_overlaps
-from pipeline.matching import Detections, match
+from pipeline.matching import ALL_SIZES, IOU_10_50, Detections, match
 from pipeline.models.backbones import load_backbone_weights
 from pipeline.models.base import TrainedModule
 from pipeline.models.maskrcnn import MaskRCNN, WindowObjects
@@ -32,9 +32,7 @@ VALIDATION = PredictParams(
     duplicate_iou=0.5,
     link_iou=0.3,
 )
-IOU_10_50 = np.linspace(0.10, 0.50, 9)
 VALIDATION_DETECTIONS = 1000
-ALL_SIZES = (0.0, float("inf"))
 
 
 class InstanceModule(TrainedModule):

@@ -66,11 +66,11 @@ def test_every_preset_sets_the_same_keys_and_a_layout_that_is_there(project: Pat
 
 def test_the_users_own_values_stay(project: Path) -> None:
     PARAMS.write_text(
-        PARAMS.read_text().replace("overlap: 0.5  ", "overlap: 0.25 ").replace("salt: split", "salt: mine")
+        PARAMS.read_text().replace("link_iou: 0.3  ", "link_iou: 0.25 ").replace("salt: split", "salt: mine")
     )
     PARAMS.write_text(edit_params(load_preset("hippocampus", PRESETS), PARAMS).text)
     params = load_params(PARAMS)
-    assert (params.predict.overlap, params.split.salt) == (0.25, "mine")
+    assert (params.predict.link_iou, params.split.salt) == (0.25, "mine")
 
 
 def test_the_same_preset_again_changes_nothing(project: Path) -> None:

@@ -22,7 +22,8 @@ UNIT = (1.0, 1.0, 1.0)
 
 
 def make_params(**changes: Any) -> PlanParams:
-    return PlanParams(**{**SHIPPED["plan"], **changes})
+    automatic = {"detection_zoom": "auto", "detection_window": "auto"}
+    return PlanParams(**{**SHIPPED["plan"], **automatic, **changes})
 
 
 def make_print(

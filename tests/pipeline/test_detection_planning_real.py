@@ -16,11 +16,12 @@ from pipeline.plan import DetectionPlan
 from pipeline.volume import LabelMap, Volume, to_canonical
 
 PARAMS = load_params()
+AUTOMATIC = PARAMS.plan.model_copy(update={"detection_zoom": "auto", "detection_window": "auto"})
 
 
 def plan_of(prints: Sequence[Fingerprint]) -> DetectionPlan:
     x, y, z = np.median([p.spacing_mm for p in prints], axis=0)
-    plan = plan_detection(prints, (x, y, z), PARAMS.plan, {})
+    plan = plan_detection(prints, (x, y, z), AUTOMATIC, {})
     assert plan is not None
     return plan
 

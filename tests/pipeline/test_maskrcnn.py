@@ -229,9 +229,20 @@ def test_a_few_steps_teach_where_objects_are() -> None:
             assert max(overlaps) > 0.7
 
 
-@pytest.mark.slow
-def test_the_largest_backbone_from_training_to_prediction(tmp_path: Path) -> None:
-    made = arguments(backbone="resnext101_32x8d", channels=3, pyramid_channels=256, head_channels=1024)
+@pytest.mark.parametrize(
+    ("backbone", "pyramid_channels", "head_channels"),
+    [
+        ("resnet18", 16, 16),
+        ("resnet50", 16, 16),
+        pytest.param("resnext101_32x8d", 256, 1024, marks=pytest.mark.slow),
+    ],
+)
+def test_each_backbone_from_training_to_prediction(
+    tmp_path: Path, backbone: str, pyramid_channels: int, head_channels: int
+) -> None:
+    made = arguments(
+        backbone=backbone, channels=3, pyramid_channels=pyramid_channels, head_channels=head_channels
+    )
     plan = make_plan((64, 96), slices=3)
     torch.manual_seed(0)
     network = MaskRCNN(**made).train()

@@ -21,7 +21,8 @@ MRI = DatasetFacts("brain", ("MRI",), {"background": 0, "edema": 2, "core": 4})
 
 def make_params(**changes: Any) -> PlanParams:
     shipped = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["plan"]
-    return PlanParams(**{**shipped, **changes})
+    automatic = {"detection_zoom": "auto", "detection_window": "auto"}
+    return PlanParams(**{**shipped, **automatic, **changes})
 
 
 def make_fingerprints(

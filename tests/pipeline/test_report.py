@@ -204,6 +204,27 @@ def test_several_models_and_classes(tmp_path: Path) -> None:
     assert "Worst cases of b" in page.text and "Outlines in three planes: a" in page.text
 
 
+def test_a_detection_metric_may_be_the_headline(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(models={"unet": 0.8, "maskrcnn": 0.7}))
+    path = tmp_path / "data/registry/decision.json"
+    write_json(path, json.loads(path.read_text()) | {"metric": "test/cpm"})
+    page = Page(render(tmp_path))
+    assert page.values("data-headline") == ["test/cpm"]
+    assert "CPM, nodule, on the test set" in page.text and "CPM case by case" in page.text
+    worst = page.text[page.text.index("Worst cases of unet") : page.text.index("Pictures of single cases")]
+    assert "maskrcnn" in worst and "Otsu" not in worst  # the baseline has no such value
+    assert "No values were recorded" not in page.text
+
+
+def test_metrics_without_objects_have_no_section(root: Path) -> None:
+    path = root / "data/metrics/unet/metrics.json"
+    record = json.loads(path.read_text())
+    record["metrics"] = {k: v for k, v in record["metrics"].items() if "/dice" in k}
+    write_json(path, record)
+    page = Page(render(root))
+    assert "objects" not in page.values("id") and "#objects" not in page.values("href")
+
+
 def test_worst_cases_are_sorted_and_as_many_as_asked(root: Path) -> None:
     text = render(root)
     part = text[text.index("Worst cases of") : text.index("Pictures of single cases")]

@@ -10,6 +10,7 @@ from detection_plan import make_plan
 from pipeline.errors import SegtrailError
 from pipeline.slices import (
     cut_window,
+    enlarge_window,
     require_detection,
     source_window,
     window_scale,
@@ -33,6 +34,24 @@ def test_voxels_that_fill_a_window(
     detection = require_detection(make_plan(window, zoom))
     assert source_window(detection) == source
     assert window_scale(detection) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize(
+    ("window", "zoom", "shape", "enlarged"),
+    [
+        ((64, 96), 1.0, (40, 60), (64, 96)),  # never smaller than in training
+        ((64, 96), 1.0, (65, 300), (96, 320)),  # the next multiple of 32
+        ((64, 96), 1.0, (128, 513), (128, 512)),  # no more than 512 pixels
+        ((64, 96), 2.0, (100, 48), (224, 96)),  # in network pixels
+        ((640, 96), 1.0, (2000, 96), (640, 96)),  # nor less than the training had
+    ],
+)
+def test_prediction_sees_as_much_of_a_slice_as_it_may(
+    window: tuple[int, int], zoom: float, shape: tuple[int, int], enlarged: tuple[int, int]
+) -> None:
+    plan = require_detection(make_plan(window, zoom))
+    assert enlarge_window(plan, shape).window == enlarged
+    assert enlarge_window(plan, shape).zoom == zoom
 
 
 def test_a_plan_without_detection_is_one_clear_error() -> None:

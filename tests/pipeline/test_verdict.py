@@ -104,6 +104,11 @@ def test_baseline_of_a_distance_is_better_when_lower(inputs: ReportInputs) -> No
     assert next(c for c in judge(inputs, model, "test/hd95_mm") if c.name == "Baseline").light == "green"
 
 
+def test_a_baseline_without_detection_metrics_is_compared_by_dice(inputs: ReportInputs) -> None:
+    found = next(c for c in judge(inputs, inputs.models[0], "test/cpm") if c.name == "Baseline")
+    assert found.light == "green" and found.text.startswith("Dice 0.")
+
+
 def test_evidence(inputs: ReportInputs) -> None:
     model = inputs.models[0]
     few = dataclasses.replace(inputs, models=(dataclasses.replace(model, cases=model.cases[:2]),))

@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import io as skimage_io
 
 from pipeline.errors import ImageFileError, SegtrailError
-from pipeline.io.raster import is_colour, read_picture, write_png
+from pipeline.io.raster import is_colour, read_picture, write_drawing, write_png
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -245,3 +245,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(
         write_png(np.zeros((5, 3, 1), np.uint8), tmp_path / "a.png", 8)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"old"
+
+
+def test_drawings_keep_strong_colours_over_a_photograph(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(90, 200, (60, 80, 3)).astype(np.uint8)
+    pixels[10:20, 30:50] = (255, 71, 71)
+    write_drawing(pixels, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert (picture.mode, picture.size) == ("P", (80, 60))
+        found = np.asarray(picture.convert("RGB")).astype(int)
+    assert abs(found[10:20, 30:50] - (255, 71, 71)).max() < 8
+    assert abs(found - pixels).mean() < 16
+    assert (tmp_path / "x.png").stat().st_size < 80 * 60 * 1.5
