@@ -156,21 +156,21 @@ def _objections(challenger: Version, champion: Version | None, metric: str) -> l
         found.append(f"the challenger's {run.get('validation_metric', 'validation score')} is {score}")
     if champion is not None and metric not in champion.files.load_metrics()["metrics"]:
         found.append(f"the champion was scored without {metric}")
-    elif champion is not None and (part := _protocol_part(metric)):
-        now, then = (v.files.load_metrics().get("protocol", {}).get(part) for v in (challenger, champion))
+    elif champion is not None and (key := _setting(metric)):
+        now, then = (v.files.load_metrics().get("settings", {}).get(key) for v in (challenger, champion))
         if now != then:
-            found.append(f"the champion was scored with another protocol of {part} ({then}; now {now})")
+            found.append(f"the champion was scored with evaluate.{key} = {then}, the challenger with {now}")
     return found
 
 
-def _protocol_part(metric: str) -> str:
-    """Which part of the protocol holds the settings behind a metric; "" where it has none."""
+def _setting(metric: str) -> str:
+    """Which param of `evaluate` changes a metric; "" where none does."""
     column = metric.rsplit("/", 1)[-1]
     if column == "surface_dice":
-        return "surface"
-    if "_map_" in column or "_mar_" in column:
-        return "average_precision"
-    return "froc" if column == "cpm" or column.startswith("froc_") else ""
+        return "surface_tolerance_mm"
+    if "_map_" in column:
+        return "max_detections"
+    return "max_marks" if column == "cpm" or column.startswith("froc_") else ""
 
 
 def _describe(version: Version, metric: str) -> Record:

@@ -21,6 +21,7 @@ def configure() -> None:
         state.mkdir(exist_ok=True)  # Prefect cannot make its home when the folder above it is missing
     defaults = {
         "PREFECT_HOME": str(state / "prefect"),
+        "TORCH_HOME": str(state / "torch"),  # ImageNet weights, when params ask for them
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",

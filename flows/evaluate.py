@@ -73,7 +73,8 @@ def evaluate_flow(model: str) -> None:
     partial = OUTPUT / f".{model}.partial"  # moved when whole: nobody reads half a table
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "plots").mkdir(parents=True)
-    rows, objects = _map_scores(_model_score(predictions, labels, params), cases, model)
+    flat = all(case.shape[2:] == (1,) for case in cases)
+    rows, objects = _map_scores(_model_score(predictions, labels, params, flat), cases, model)
     numbers = summarise(rows, params) | summarise_detection(objects, params)
     save_case_metrics(rows, partial / "cases.csv", measure_cases(objects, params))
     if params.baseline == "otsu_lung":
@@ -84,7 +85,10 @@ def evaluate_flow(model: str) -> None:
     record: dict[str, object] = {
         "model": model,
         "dataset": facts.name,
-        "protocol": describe_protocol(params) | describe_detection(objects, params, settings),
+        "protocol": describe_protocol(params)
+        | describe_detection(objects, params, settings)
+        | ({"reference": facts.description} if facts.description else {}),
+        "settings": params.model_dump(),
         "n_cases": len(cases),
         "n_patients": len({case.patient_id for case in cases}),
         "cases_without_label": unlabelled,
@@ -130,9 +134,9 @@ def _find_predictions(model: str, cases: Sequence[CaseRecord]) -> dict[str, Pred
 
 
 def _model_score(
-    predictions: Mapping[str, PredictionFiles], labels: Mapping[str, int], params: EvaluateParams
+    predictions: Mapping[str, PredictionFiles], labels: Mapping[str, int], params: EvaluateParams, flat: bool
 ) -> Score:
-    """Scores one case of a model, its objects included."""
+    """Scores one case of a model, its objects included; see `collect_objects` for `flat`."""
     rows_by_case: dict[str, list[ObjectRow]] = {}
     for row in load_objects(INSPECTED / "objects.csv"):
         rows_by_case.setdefault(row.case_id, []).append(row)
@@ -143,7 +147,7 @@ def _model_score(
         rows = _score_overlap(case, reference, prediction.label_map, labels, params)
         ids = load_label_map(Path(case.instances)).array if case.instances else None
         truth = ReferenceObjects(reference, ids, rows_by_case.get(case.case_id, []))
-        return _Scored(rows, collect_objects(truth, prediction, labels, case.case_id, case.patient_id))
+        return _Scored(rows, collect_objects(truth, prediction, labels, case.case_id, case.patient_id, flat))
 
     return score
 

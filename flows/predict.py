@@ -19,7 +19,14 @@ from pipeline.cases import CaseRecord, load_cases
 from pipeline.config import PredictParams, load_params
 from pipeline.devices import choose_device
 from pipeline.errors import SegtrailError
-from pipeline.io.images import IMAGE_SUFFIXES, find_images, image_stem, image_suffix, is_colour_picture
+from pipeline.io.images import (
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    find_images,
+    image_stem,
+    image_suffix,
+    is_colour_picture,
+)
 from pipeline.prediction import Predictor
 from pipeline.progress import Progress, format_seconds
 from pipeline.splits import load_splits
@@ -141,7 +148,8 @@ def group_inputs(
             )
             continue
         cases[case_id].append(file)
-    for case_id in [name for name, paths in cases.items() if len(paths) > 1]:
+    parted = [name for name, paths in cases.items() if len(paths) > 1 or _is_one_channel(paths[0], channels)]
+    for case_id in parted:
         if error := _sort_channels(case_id, cases[case_id], channels):
             errors.append(error)
             del cases[case_id]
@@ -172,6 +180,11 @@ def _split_name(path: Path, channels: int) -> tuple[str, str]:
     if numbered is None or is_colour_picture(path):
         return stem, ""
     return numbered[1], numbered[2]
+
+
+def _is_one_channel(path: Path, channels: int) -> bool:
+    """Whether a picture is numbered as a channel: alone it would pass for a grey picture of all colours."""
+    return image_suffix(path) in PICTURE_SUFFIXES and bool(_split_name(path, channels)[1])
 
 
 def _sort_channels(case_id: str, paths: list[Path], channels: int) -> SegtrailError | None:

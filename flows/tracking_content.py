@@ -134,14 +134,19 @@ def evaluation_metrics(files: ModelFiles, milliseconds: int, model_id: str | Non
 
 
 def summarise_markdown(files: ModelFiles) -> str:
-    """Headline numbers of a model as a Markdown table: the description of runs and versions."""
+    """Headline numbers of a model as a Markdown table: the description of runs and versions.
+
+    Overlaps are means over cases, numbers of objects are pooled over them.
+    """
     record = files.load_metrics()
     metrics: dict[str, float | None] = record["metrics"]
     size = f"{record.get('n_cases', '?')} test cases of {record.get('n_patients', '?')} patients"
+    reference = record.get("protocol", {}).get("reference")
     lines = [
         f"**{files.model}** on **{record.get('dataset', '')}**: {size}.",
+        *(["", f"Reference: {reference}"] if reference else []),
         "",
-        "| metric | mean | 95 % interval | n |",
+        "| metric | value | 95 % interval | n |",
         "|---|---|---|---|",
     ]
     for name, value in metrics.items():

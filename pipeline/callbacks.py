@@ -102,9 +102,12 @@ class Patience(pl.Callback):
             return  # no class in any validation case: nothing to judge by
         if score > self.best:
             self.best, self.best_epoch, self.waited = score, trainer.current_epoch, 0
-            return
-        self.waited += 1
-        if self.patience and self.waited >= self.patience:
+        else:
+            self.waited += 1
+        stop = bool(self.patience) and self.waited >= self.patience
+        if trainer.world_size > 1:  # one process that stops alone leaves the others waiting
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

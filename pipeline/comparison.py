@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.config import RegisterParams
 from pipeline.intervals import Estimate, draw_patients, estimate
-from pipeline.scores import CaseScore, lower_is_better, parse_metric, rank
+from pipeline.scores import CaseScore, is_detection, is_ranked, lower_is_better, parse_metric, rank
 
 SAMPLES = 4000
 SEED = 1
@@ -95,10 +95,14 @@ def _coverage_refusals(
 ) -> list[str]:
     partners = {(new.case_id, new.label) for new, _ in pairs}
     unscored = {score.case_id for score in challenger if (score.case_id, score.label) not in partners}
+    # Objects: no value means that nothing was to be found.
     lost = {
         new.case_id
         for new, old in pairs
-        if math.isnan(new.value) and not math.isnan(old.value) and _improvement(metric, new, old) is None
+        if not is_detection(metric)
+        and math.isnan(new.value)
+        and not math.isnan(old.value)
+        and _improvement(metric, new, old) is None
     }
     refusals = []
     if unscored:
@@ -115,7 +119,8 @@ def _improvement(metric: str, challenger: CaseScore, champion: CaseScore) -> flo
 
     Both undefined: None. A class that is absent from reference and prediction has no value, yet nothing
     could be better: against a model that does see the class there, it counts as perfect (overlap 1, error
-    0). Otherwise an undefined value cannot be compared.
+    0). Of a case without an object to be found a metric that ranks objects by score says nothing, whatever
+    was found: None. Otherwise an undefined value cannot be compared.
     """
     new, old = _value_or_perfect(metric, challenger), _value_or_perfect(metric, champion)
     both_undefined = math.isnan(challenger.value) and math.isnan(champion.value)
@@ -125,7 +130,10 @@ def _improvement(metric: str, challenger: CaseScore, champion: CaseScore) -> flo
 
 
 def _value_or_perfect(metric: str, score: CaseScore) -> float:
-    absent = score.reference_voxels == 0 and score.prediction_voxels == 0
+    if is_detection(metric):
+        absent = not is_ranked(metric)  # then undefined means: no object on either side
+    else:
+        absent = score.reference_voxels == 0 and score.prediction_voxels == 0
     if math.isnan(score.value) and absent:
         return 0.0 if lower_is_better(metric) else 1.0
     return score.value

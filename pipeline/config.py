@@ -173,7 +173,7 @@ class PredictParams(Section):
     min_component_mm3: Annotated[float, Field(ge=0, le=100_000)]
     min_score: Fraction
     label_score: Fraction
-    duplicate_iou: Fraction
+    duplicate_iou: Annotated[float, Field(ge=0, le=0.5)]
     link_iou: Fraction
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.detection import average_precision, average_recall
-from pipeline.froc import RATES, Marks, froc, judge, sensitivity_at
+from pipeline.froc import Marks, froc, sensitivity_at
 from pipeline.instance_overlaps import box_overlaps, mask_overlaps
 from pipeline.instances import find_boxes, find_instances, instance_labels
-from pipeline.matching import IOU_10_50, IOU_50_95, Detections, Matches, match
+from pipeline.matching import IOU_10_50, IOU_50_95, Detections, match
 from pipeline.objects import ObjectRow
 from pipeline.panoptic import DSB_THRESHOLDS, PanopticQuality, dsb_ap, panoptic_quality
 from pipeline.prediction_files import in_label_map
@@ -67,7 +67,7 @@ class ClassObjects:
         detections: Predicted and reference objects, by kind ("mask", "box").
         dsb: (10,) TP / (TP + FP + FN) at `DSB_THRESHOLDS`, of the objects in the predicted label map.
         panoptic: Of the same objects.
-        marks: For FROC; None for a picture.
+        marks: For FROC; None in a set of pictures.
     """
 
     case_id: str
@@ -85,6 +85,7 @@ def collect_objects(
     labels: Mapping[str, int],
     case_id: str,
     patient_id: str,
+    flat: bool,
 ) -> list[ClassObjects]:
     """Compares the objects of one case, class by class.
 
@@ -98,6 +99,7 @@ def collect_objects(
         labels: Value of each foreground class, by name.
         case_id: Of the record.
         patient_id: Of the record.
+        flat: Whether the set is one of pictures; a single slice among volumes is a volume too.
 
     Raises:
         SegtrailError: The maps do not have one shape.
@@ -113,7 +115,7 @@ def collect_objects(
         chosen = np.array([item.label == value for item in prediction.instances.items], dtype=np.bool_)
         items = [item for item, one in zip(prediction.instances.items, chosen, strict=True) if one]
         detections = _compare(
-            ids, keep, prediction.instances.array, items, boxes, reference, case_id, patient_id
+            ids, keep, prediction.instances.array, items, boxes, reference, case_id, patient_id, flat
         )
         overlaps = detections["mask"].overlaps[np.flatnonzero(counted[chosen])]
         rows = [row for row in reference.rows if row.label == name]
@@ -125,7 +127,7 @@ def collect_objects(
                 detections=detections,
                 dsb=dsb_ap(overlaps, *overlaps.shape),
                 panoptic=panoptic_quality(overlaps, *overlaps.shape),
-                marks=_marks(rows, items, case_id, patient_id) if truth.shape[2] > 1 else None,
+                marks=None if flat else _marks(rows, items, case_id, patient_id),
             )
         )
     return found
@@ -149,6 +151,7 @@ def _compare(
     reference: ReferenceObjects,
     case_id: str,
     patient_id: str,
+    flat: bool,
 ) -> dict[str, Detections]:
     """Overlaps of the masks and of the boxes of one class."""
     numbers = [item.id for item in items]
@@ -156,18 +159,19 @@ def _compare(
     masks, *voxels = mask_overlaps(predicted_ids, ids, numbers, keep)
     corners = [np.array([boxes[side][i] for i in some]) for side, some in ((1, numbers), (0, keep))]
     overlaps, box_pixels, _ = box_overlaps(*corners)
-    sizes, reference_sizes = (_sizes(v, ids.shape, reference.label_map.affine) for v in voxels)
-    box_sizes = box_pixels if ids.shape[2] == 1 else sizes
+    if flat:
+        sizes, reference_sizes, box_sizes = *voxels, box_pixels
+    else:
+        sizes, reference_sizes = (_diameters_mm(v, ids.shape, reference.label_map.affine) for v in voxels)
+        box_sizes = sizes
     return {
         "mask": Detections(case_id, patient_id, scores, masks, sizes, reference_sizes),
         "box": Detections(case_id, patient_id, scores, overlaps, box_sizes, reference_sizes),
     }
 
 
-def _sizes(voxels: Values, shape: tuple[int, ...], affine: Affine) -> Values:
-    """Pixels of a picture; in a volume diameters in mm."""
-    if shape[2] == 1:
-        return voxels
+def _diameters_mm(voxels: Values, shape: tuple[int, ...], affine: Affine) -> Values:
+    """Of the spheres of the same volume."""
     return np.cbrt(6 / math.pi * voxels * voxel_size_mm(affine, shape))
 
 
@@ -186,7 +190,9 @@ def _marks(rows: Sequence[ObjectRow], items: Sequence[Instance], case_id: str, p
 def measure_case(one: ClassObjects, max_detections: int, max_marks: int) -> dict[str, float]:
     """Metrics of one class in one case alone, by the names of `COLUMNS` and, of a volume, `VOLUME_COLUMNS`.
 
-    NaN where neither side has an object of the class, 0 where exactly one has.
+    NaN where neither side has an object of the class. Where there is a false alarm alone, the metrics that
+    know no score are 0, and those that rank by score NaN: they ask how far down the list the objects stand,
+    and a single false alarm of the lowest score would count as much as missing everything.
 
     Args:
         one: From `collect_objects`.
@@ -197,34 +203,20 @@ def measure_case(one: ClassObjects, max_detections: int, max_marks: int) -> dict
     for kind in KINDS:
         matches = [match(one.detections[kind], IOUS, max_detections)]
         few = [match(one.detections[kind], IOU_50_95, RECALL_DETECTIONS)]
-        alone = _value_of_nothing(matches[0])
-        precision = average_precision(matches) if matches[0].references else np.full(len(IOUS), alone)
-        recall = average_recall(few) if few[0].references else np.array([alone])
+        precision, recall = average_precision(matches), average_recall(few)
         numbers |= {f"{kind}_{name}": float(precision[part].mean()) for name, part in AP_PARTS.items()}
         numbers[f"{kind}_mar_100"] = float(recall.mean())
     numbers |= dict(zip(DSB_NAMES, dsb_scores(one.dsb), strict=True))
     quality = one.panoptic
     numbers |= dict(zip(PANOPTIC_NAMES, (quality.pq, quality.sq, quality.rq), strict=True))
     if one.marks is not None:
-        sensitivity = _case_sensitivity(one.marks, max_marks)
+        sensitivity = sensitivity_at(froc([one.marks], max_marks))
         numbers |= {"cpm": float(sensitivity.mean())}
         numbers |= dict(zip(FROC_NAMES, sensitivity.tolist(), strict=True))
     return numbers
-
-
-def _value_of_nothing(matches: Matches) -> float:
-    """Of a case without an object to be found: 0 with a false alarm, else undefined."""
-    return 0.0 if len(matches.scores) else math.nan
 
 
 def dsb_scores(values: Values) -> tuple[float, float, float]:
     """Mean over the thresholds, and the values at .50 and .75."""
     at_75 = int(np.flatnonzero(DSB_THRESHOLDS == 0.75)[0])
     return float(values.mean()), float(values[0]), float(values[at_75])
-
-
-def _case_sensitivity(marks: Marks, max_marks: int) -> Values:
-    if len(marks.nodules_mm):
-        return sensitivity_at(froc([marks], max_marks))
-    alarms = len(judge(marks, max_marks).false_alarms)
-    return np.full(len(RATES), 0.0 if alarms else math.nan)

@@ -1,4 +1,4 @@
-"""Precision-recall and FROC curves as tables: what DVC, MLflow, the plots and the report draw."""
+"""Precision-recall and FROC curves as tables: what the plots (which MLflow shows) and the report draw."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.config import EvaluateParams
 from pipeline.detection import precision_recall_curve
 from pipeline.detection_cases import IOUS, ClassObjects
 from pipeline.froc import Marks, froc
-from pipeline.matching import match
+from pipeline.matching import PICTURE_IOU, VOLUME_IOU, match
 
-PICTURE_IOUS = (0.5, 0.75)
-VOLUME_IOUS = (0.1, 0.5)
+PICTURE_IOUS = (PICTURE_IOU, 0.75)
+VOLUME_IOUS = (VOLUME_IOU, 0.5)
 
 
 @dataclass(frozen=True)

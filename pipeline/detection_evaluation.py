@@ -32,8 +32,8 @@ from pipeline.intervals import draw_patients, mean_over_classes, name_estimate, 
 from pipeline.matching import IOU_50_95, SIZE_RANGES, Detections, match
 
 Values = NDArray[np.float64]
-# A metric of one class: its value, and those of the resamples (samples,).
-Pooled = dict[str, tuple[float, Values]]
+# A metric of one class: its value, those of the resamples (samples,), and in which cases (cases,) it is defined.
+Pooled = dict[str, tuple[float, Values, NDArray[np.bool_]]]
 
 # Diameters in mm. Below 6 mm no routine follow-up of a solid nodule is advised (Fleischner Society, 2017).
 VOLUME_SIZES = {"small": (0.0, 6.0), "medium": (6.0, 10.0), "large": (10.0, math.inf)}
@@ -57,8 +57,9 @@ def summarise_detection(
 
     `<split>/<class>/<metric>` is taken over all cases at once (the Kaggle score: the mean over cases), and
     `<split>/<metric>` is the mean over the classes that have one. Beside each stand `_ci_low` and `_ci_high`
-    (percentile bootstrap over patients, all metrics see the same draws) and `_n`, the cases with an object of
-    the class on either side. Numbers by object size have none of these.
+    (percentile bootstrap over patients, all metrics see the same draws) and `_n`, the cases in which this
+    metric is defined, as `measure_case` says; with fewer than two patients among them there is no interval.
+    Numbers by object size have none of these.
 
     Args:
         objects: Of every case and class.
@@ -72,11 +73,10 @@ def summarise_detection(
     owner = np.array([patients[patient] for _, patient in cases], dtype=np.intp)
     draws = draw_patients(len(patients), params.bootstrap_samples, params.seed)[:, owner]
     pooled = [_pool(by_label[label], draws, params) for label in labels]
-    defined = np.array([[_has_objects(one) for one in by_label[label]] for label in labels]).T
     numbers: dict[str, float | None] = {}
     for name in pooled[0] if pooled else ():
         values = np.array([one[name][0] for one in pooled])
-        resampled = np.stack([one[name][1] for one in pooled], axis=1)
+        resampled, defined = (np.stack([one[name][i] for one in pooled], axis=1) for i in (1, 2))
         columns = [("", float(mean_over_classes(values)), mean_over_classes(resampled), defined.any(axis=1))]
         columns += [(f"{n}/", values[i], resampled[:, i], defined[:, i]) for i, n in enumerate(labels)]
         for prefix, value, spread, here in columns:
@@ -86,21 +86,18 @@ def summarise_detection(
     return numbers | _summarise_sizes(by_label, params, split)
 
 
-def _has_objects(one: ClassObjects) -> bool:
-    return bool(sum(one.detections["mask"].overlaps.shape))
-
-
 def _pool(objects: Sequence[ClassObjects], draws: Values, params: EvaluateParams) -> Pooled:
     """All metrics of one class, over all cases and in each resample."""
     found: Pooled = {}
     for kind in KINDS:
         matches = [match(one.detections[kind], IOUS, params.max_detections) for one in objects]
         few = [match(one.detections[kind], IOU_50_95, RECALL_DETECTIONS) for one in objects]
+        there = np.array([one.references > 0 for one in matches])
         precision, resampled = average_precision(matches), bootstrap_average_precision(matches, draws)
         for name, part in AP_PARTS.items():
-            found[f"{kind}_{name}"] = float(precision[part].mean()), resampled[:, part].mean(axis=1)
+            found[f"{kind}_{name}"] = float(precision[part].mean()), resampled[:, part].mean(axis=1), there
         recall = float(average_recall(few).mean())
-        found[f"{kind}_mar_100"] = recall, bootstrap_average_recall(few, draws).mean(axis=1)
+        found[f"{kind}_mar_100"] = recall, bootstrap_average_recall(few, draws).mean(axis=1), there
     found |= _pool_dsb(objects, draws) | _pool_panoptic(objects, draws)
     marks = [one.marks for one in objects if one.marks is not None]
     return found | _pool_froc(marks, draws, params.max_marks) if marks else found
@@ -111,7 +108,7 @@ def _pool_dsb(objects: Sequence[ClassObjects], draws: Values) -> Pooled:
     defined = ~np.isnan(scores)
     every = np.vstack([np.ones((1, len(objects))), draws])
     means = _divide(every @ np.where(defined, scores, 0), every @ defined.astype(np.float64))
-    return {name: (float(means[0, i]), means[1:, i]) for i, name in enumerate(DSB_NAMES)}
+    return {name: (float(means[0, i]), means[1:, i], defined[:, i]) for i, name in enumerate(DSB_NAMES)}
 
 
 def _pool_panoptic(objects: Sequence[ClassObjects], draws: Values) -> Pooled:
@@ -125,15 +122,18 @@ def _pool_panoptic(objects: Sequence[ClassObjects], draws: Values) -> Pooled:
         np.where(weight > 0, _divide(overlap, tp, 0.0), np.nan),
         _divide(tp, weight),
     )
+    defined = ~np.isnan([p.pq for p in parts])
     return {
-        name: (float(values[0]), values[1:]) for name, values in zip(PANOPTIC_NAMES, quality, strict=True)
+        name: (float(values[0]), values[1:], defined)
+        for name, values in zip(PANOPTIC_NAMES, quality, strict=True)
     }
 
 
 def _pool_froc(marks: Sequence[Marks], draws: Values, max_marks: int) -> Pooled:
     values, resampled = sensitivity_at(froc(marks, max_marks)), bootstrap_sensitivity(marks, draws, max_marks)
-    found = {name: (float(values[i]), resampled[:, i]) for i, name in enumerate(FROC_NAMES)}
-    return {"cpm": (float(values.mean()), resampled.mean(axis=1)), **found}
+    there = np.array([len(one.nodules_mm) > 0 for one in marks])
+    found = {name: (float(values[i]), resampled[:, i], there) for i, name in enumerate(FROC_NAMES)}
+    return {"cpm": (float(values.mean()), resampled.mean(axis=1), there), **found}
 
 
 def _divide(part: Values, whole: Values, otherwise: float = math.nan) -> Values:
@@ -218,7 +218,8 @@ def describe_detection(
         "panoptic quality (Kirillov 2019, IoU above .5, pooled) take the objects that stand in the label map "
         f"(Mask R-CNN: score of at least {sure})",
         "case_columns": "cases.csv holds the metrics of each case alone, for paired comparison; the pooled ones "
-        "rank the models",
+        "rank the models. A case without a reference object of the class has no average precision, recall or "
+        "FROC of its own and is left out of the pairs; its false alarms count in the pooled numbers",
     }
     if flat:
         text["unit"] = "a picture file has no physical size: in it 1 mm stands for 1 pixel"

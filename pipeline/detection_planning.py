@@ -129,7 +129,7 @@ def _window(objects: _Objects, zoom: float, params: PlanParams, reasons: dict[st
         edges.append(math.ceil(round(edge / STEP, 6)) * STEP)
     reasons["detection_window"] = (
         f"{OBJECTS_ACROSS:g} times the longer edge of objects, {longest:.0f} network pixels at the 95th percentile; "
-        f"from {SMALLEST_EDGE} to {LARGEST_EDGE}, not beyond the largest slice; prediction sees whole slices"
+        f"from {SMALLEST_EDGE} to {LARGEST_EDGE}, not beyond the largest slice; prediction sees up to 512 at once"
     )
     return edges[0], edges[1]
 

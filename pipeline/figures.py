@@ -42,6 +42,7 @@ class DotRow:
         mean: None when it is not defined.
         interval: (low, high), None when it is not defined.
         style: CSS class that gives the colour.
+        mean_name: What the bar is called; of numbers that are pooled over cases it is no mean.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DotRow:
     mean: float | None
     interval: tuple[float, float] | None
     style: str
+    mean_name: str = "mean"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -180,7 +182,7 @@ def _dot_row(row: DotRow, middle: float, step: float, left: float, x_of: Callabl
     if row.mean is not None:
         parts.append(
             f'<line class="mean" {_at("x", x_of(row.mean))} y1="{middle - 12:.1f}" y2="{middle + 12:.1f}">'
-            f"<title>mean {row.mean:.3f}</title></line>"
+            f"<title>{escape(row.mean_name)} {row.mean:.3f}</title></line>"
         )
     return "".join(parts) + "</g>"
 

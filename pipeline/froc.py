@@ -195,17 +195,6 @@ def sensitivity_at(curve: FrocCurve, rates: Values = RATES) -> Values:
     return np.interp(rates, curve.false_positives_per_scan, curve.sensitivity)
 
 
-def thresholds_at(curve: FrocCurve, rates: Values = RATES) -> Values:
-    """Lowest thresholds of the curve with at most the given false positives per scan."""
-    last = np.searchsorted(curve.false_positives_per_scan, rates, side="right") - 1
-    return curve.thresholds[last]
-
-
-def cpm(cases: Sequence[Marks], max_marks: int = MAX_MARKS) -> float:
-    """Competition performance metric: the mean sensitivity at the seven `RATES`; NaN without a nodule."""
-    return float(sensitivity_at(froc(cases, max_marks)).mean())
-
-
 def bootstrap_sensitivity(
     cases: Sequence[Marks], draws: NDArray[Any], max_marks: int = MAX_MARKS, rates: Values = RATES
 ) -> Values:
@@ -229,21 +218,3 @@ def bootstrap_sensitivity(
             if nodules[row]:
                 result[row] = np.interp(rates, np.append(0, x) / scans[row], np.append(0, y) / nodules[row])
     return result
-
-
-def bootstrap_cpm(cases: Sequence[Marks], draws: NDArray[Any], max_marks: int = MAX_MARKS) -> Values:
-    """CPM (samples,) of many resamples of the cases; see `bootstrap_sensitivity`."""
-    means: Values = bootstrap_sensitivity(cases, draws, max_marks).mean(axis=1)
-    return means
-
-
-def case_sensitivity(marks: Marks, thresholds: Values, max_marks: int = MAX_MARKS) -> Values:
-    """Share (T,) of the nodules of one case that are hit at thresholds (T,); NaN without a nodule.
-
-    Its mean over `thresholds_at(froc(all cases))` is the case's part in the CPM.
-    """
-    best = judge(marks, max_marks).best_hits
-    if not len(best):
-        return np.full(len(thresholds), np.nan)
-    found = np.sort(marks.probabilities[best[best >= 0]])
-    return (len(found) - np.searchsorted(found, thresholds, side="left")) / len(best)

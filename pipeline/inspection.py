@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +198,11 @@ def _read_case(record: CaseRecord) -> _Reading:
 
 
 def _derive(reading: _Reading, build: ReferenceBuilder, params: InspectParams) -> None:
-    """Makes the reference that the raw data do not hold as images; its voxels count into the case's hash."""
+    """Makes the reference that the raw data do not hold as images.
+
+    Its voxels and the rows of its objects count into the case's hash: FROC takes centres, diameters and ignored
+    findings from the rows, and not all of them show in the voxels.
+    """
     image = next(iter(reading.images.values()))
     references = build(image, params.agreement)
     reading.findings += references.findings
@@ -209,6 +213,9 @@ def _derive(reading: _Reading, build: ReferenceBuilder, params: InspectParams) -
     reading.maps = {"label": LabelMap(label, image.affine), "instances": LabelMap(instances, image.affine)}
     reading.objects = references.objects
     reading.digests.append(hashlib.sha256(np.ascontiguousarray(instances).tobytes()).hexdigest())
+    if references.objects is not None:
+        rows = "\n".join(",".join(map(str, astuple(row))) for row in references.objects)
+        reading.digests.append(hashlib.sha256(rows.encode()).hexdigest())
 
 
 def _save_references(record: CaseRecord, maps: Mapping[str, LabelMap], folder: Path) -> CaseRecord:

@@ -106,9 +106,11 @@ def _merge(
 ) -> list[SliceObject]:
     scale = torch.tensor([*window_scale(detection)] * 2)
     boxes, scores, labels, masks = [], [], [], []
+    size = source_window(detection)
+    starts = [_starts(whole, side, params.overlap) for whole, side in zip(shape, size, strict=True)]
     for start, one in found:
         own = one.boxes / scale + torch.tensor([*start] * 2, dtype=torch.float32)
-        whole = ~_is_cut(own, start, source_window(detection), shape, params.overlap)
+        whole = ~_is_cut(own, start, size, starts)
         boxes.append(own[whole])
         scores.append(one.scores[whole])
         labels.append(one.labels[whole])
@@ -120,22 +122,26 @@ def _merge(
 
 
 def _is_cut(
-    boxes: torch.Tensor,
-    start: tuple[int, int],
-    size: tuple[int, int],
-    shape: tuple[int, ...],
-    overlap: float,
+    boxes: torch.Tensor, start: tuple[int, int], size: tuple[int, int], starts: list[list[int]]
 ) -> torch.Tensor:
-    """Which boxes are cut by an edge of their window while a neighbouring window sees them whole."""
+    """Which boxes are cut by an edge of their window where a neighbouring window sees more of the object.
+
+    Args:
+        boxes: (n, 4) X0, Y0, X1, Y1 in voxels.
+        start: First voxel of the window.
+        size: Its voxels along X and Y.
+        starts: First voxels of all windows along X, and along Y, in order.
+    """
     cut = torch.zeros(len(boxes), dtype=torch.bool)
     for axis in range(2):
         low, high = boxes[:, axis], boxes[:, axis + 2]
-        # Rounded down: windows lie on whole voxels, so two may overlap by up to one less than asked.
-        fits = high - low < math.floor(overlap * size[axis]) - 2 * BORDER
-        if start[axis] > 0:
-            cut |= fits & (low <= start[axis] + BORDER)
-        if start[axis] + size[axis] < shape[axis]:
-            cut |= fits & (high >= start[axis] + size[axis] - BORDER)
+        place = starts[axis].index(start[axis])
+        if place > 0:
+            end = starts[axis][place - 1] + size[axis]
+            cut |= (low <= start[axis] + BORDER) & (high < end - BORDER)
+        if place + 1 < len(starts[axis]):
+            following = starts[axis][place + 1]
+            cut |= (high >= start[axis] + size[axis] - BORDER) & (low > following + BORDER)
     return cut
 
 

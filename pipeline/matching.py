@@ -15,6 +15,11 @@ Range = tuple[float, float]
 IOU_50_95: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 IOU_10_50: NDArray[np.float64] = np.linspace(0.1, 0.5, 9)
 
+# From which overlap curves and pictures call an object found. In volumes less, as a few voxels more or less
+# change the overlap of a small sphere a lot.
+PICTURE_IOU = 0.5
+VOLUME_IOU = 0.1
+
 ALL_SIZES: Range = (0.0, math.inf)
 # Of pictures, in pixels; both ends belong to a range.
 SIZE_RANGES: dict[str, Range] = {

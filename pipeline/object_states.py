@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from pipeline.instance_overlaps import mask_overlaps
 from pipeline.instances import find_boxes, instance_labels
-from pipeline.matching import Detections, match
+from pipeline.matching import PICTURE_IOU, VOLUME_IOU, Detections, match
 from pipeline.prediction_files import in_label_map
 from pipeline.volume import LabelMap, Prediction
 
 IdMap = NDArray[np.integer[Any]]
-PICTURE_IOU = 0.5
-VOLUME_IOU = 0.1  # a few voxels more or less change the overlap of a small sphere a lot
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class ObjectRow:
 
     Attributes:
         case_id: Name of the case.
-        id: Its value in the case's instance map; 0 = a mark without a mask.
+        id: Its value in the case's instance map; 0 = a mark without a mask, ignored or wholly beneath others.
         label: Name of its class.
         diameter_mm: As annotated, else that of the sphere (2D: disc) of the same volume.
         x_mm: World position (RAS+) of its centre: as annotated, else its centre of gravity.

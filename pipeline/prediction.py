@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.bundle import Bundle
 from pipeline.config import PredictParams
 from pipeline.inference import predict_probabilities
 from pipeline.instance_inference import predict_objects
-from pipeline.io.images import load_volume, prediction_suffix, save_instance_map, save_label_map
+from pipeline.io.images import COLOURS, load_volume, prediction_suffix, save_instance_map, save_label_map
 from pipeline.models.maskrcnn import MaskRCNN
 from pipeline.overlays import draw_overlay
 from pipeline.postprocessing import build_prediction, to_prediction
@@ -69,7 +70,8 @@ class Predictor:
         For a picture (PNG, TIFF, JPEG) the labels are a PNG of 8 bits, the instances one of 16.
 
         Args:
-            images: One file a channel, or one with all channels; a folder is a DICOM series.
+            images: One file a channel, or one with all channels; a folder is a DICOM series. Where the model's
+                channels are R, G, B, a grey picture is each of them.
             output: Existing folder.
             case_id: Stem of the written files.
             timed: Write the seconds; without them the same input gives the same bytes.
@@ -83,7 +85,7 @@ class Predictor:
         """
         started = time.monotonic()
         (output / f"{case_id}.json").unlink(missing_ok=True)
-        volume = load_volume(images)
+        volume = self._load(images)
         prediction = self.predict(volume, f"{case_id} ({images[0]})")
         suffix = prediction_suffix(images)
         save_label_map(prediction.label_map, output / f"{case_id}_labels{suffix}", images[0])
@@ -101,6 +103,13 @@ class Predictor:
             record["seconds"] = round(time.monotonic() - started, 3)
         (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return record
+
+    def _load(self, images: Sequence[Path]) -> Volume:
+        volume = load_volume(images)
+        grey = len(volume.array) == 1 and prediction_suffix(images) == ".png"
+        if grey and self.plan.channels == COLOURS:
+            return Volume(np.repeat(volume.array, len(COLOURS), axis=0), volume.affine)
+        return volume
 
     def _measure(self, prediction: Prediction, volume: Volume) -> dict[str, Any]:
         """Volumes of labels and instances: mm3, in 2D mm2."""

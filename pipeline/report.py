@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from pipeline.cases import OK, QUARANTINED, WARN
 from pipeline.config import ReportParams
-from pipeline.report_charts import case_dots, training_view
+from pipeline.report_charts import case_dots, training_view, value_name
 from pipeline.report_detection import detection_view
 from pipeline.report_inputs import ModelInputs, ReportInputs, load_report_inputs
 from pipeline.report_metrics import DETECTION, METRICS, metric_format, split_name
@@ -93,6 +93,7 @@ def render_report(inputs: ReportInputs, params: ReportParams) -> str:
         unlabelled=best.unlabelled,
         dots=case_dots(inputs.models, classes, metric),
         dots_metric=metric_format(metric),
+        dots_value=value_name(metric),
         pictures=picture_groups(inputs.models, best),
         worst=worst_cases(inputs.models, best, classes, metric, params.worst_cases),
         decision=inputs.decision,

@@ -14,6 +14,7 @@ from pipeline.report_inputs import ModelInputs, Numbers
 from pipeline.report_metrics import DETECTION, metric_format, split_name
 from pipeline.report_results import case_means, sources
 from pipeline.report_tables import DASH, moment, plain
+from pipeline.scores import is_detection
 
 OVERLAPS = ("dice", "jaccard", "precision", "recall", "specificity", "f1", "accuracy", "surface_dice")
 SHARES = (*OVERLAPS, *DETECTION)
@@ -121,6 +122,12 @@ def _points(rows: Sequence[Numbers], column: str) -> tuple[tuple[float, float], 
     return tuple((x, y) for x, y in pairs if x is not None and y is not None)
 
 
+def value_name(metric: str) -> str:
+    """What the number of a test set is to those of its cases; of the Kaggle score it is their mean."""
+    name = split_name(metric)[2]
+    return "pooled value" if is_detection(name) and not name.startswith("ap_dsb") else "mean"
+
+
 def case_dots(models: Sequence[ModelInputs], classes: Sequence[str], metric: str) -> Markup:
     """Each test case as a dot, by class and model."""
     name = split_name(metric)[2]
@@ -138,6 +145,7 @@ def case_dots(models: Sequence[ModelInputs], classes: Sequence[str], metric: str
                     name=f"{label}, {title}",
                     dots=tuple(dots.items()),
                     mean=mean,
+                    mean_name=value_name(metric),
                     interval=None if low is None or high is None else (low, high),
                     style=f"s{i % 5}" if split == "test" else "base",
                 )

@@ -89,7 +89,7 @@ class ReportInputs:
         fingerprints: Case id to fingerprint record, usable cases only.
         sides: Case id to train, validation or test.
         plan: data/plan/plan.json.
-        models: One record a folder of data/metrics, by name.
+        models: One record a folder of data/metrics, by name; only of this data set, and in the registry.
         decision: data/registry/decision.json.
         outputs: Path to DVC hash of what the earlier stages wrote; empty without a dvc.lock.
     """
@@ -107,12 +107,25 @@ class ReportInputs:
 def load_report_inputs(root: Path = Path()) -> ReportInputs:
     """Reads everything below `root`, the project's top folder.
 
+    Models left over from another data set, or of which the registry does not know, are left out.
+
     Raises:
         SegtrailError: Files are missing (all are listed, each with its stage) or one cannot be read.
     """
     data = root / "data"
-    names = sorted(p.name for p in (data / "metrics").glob("[!.]*") if p.is_dir())
+    names = [
+        p.name
+        for p in sorted((data / "metrics").glob("[!.]*"))
+        if p.is_dir() and not _is_of_another_set(data, p.name)
+    ]
     _check_present(data, names)
+    decision = read_json(data / "registry" / "decision.json", "register")
+    known = {version["bundle_sha256"] for version in decision.get("versions", [])}
+    runs = {name: read_json(data / "models" / name / "run.json", f"train@{name}") for name in names}
+    names = [name for name in names if runs[name].get("bundle_sha256") in known]
+    if not names:
+        what = "no model that was evaluated is in the registry"
+        raise SegtrailError(what, str(data / "registry" / "decision.json"), "dvc repro register")
     cases = load_cases(data / "inspected" / "cases.csv")
     prints, splits = data / "inspected" / "fingerprints", data / "splits" / "splits.csv"
     return ReportInputs(
@@ -124,9 +137,18 @@ def load_report_inputs(root: Path = Path()) -> ReportInputs:
         sides={row["case_id"]: row["split"] for row in read_csv(splits, "split", {"case_id", "split"})},
         plan=read_json(data / "plan" / "plan.json", "plan"),
         models=tuple(_load_model(data, name) for name in names),
-        decision=read_json(data / "registry" / "decision.json", "register"),
+        decision=decision,
         outputs=_locked_outputs(root / "dvc.lock", names),
     )
+
+
+def _is_of_another_set(data: Path, name: str) -> bool:
+    """Whether a model was evaluated on another data set; what is missing is left to `_check_present`."""
+    facts, record = data / "inspected" / "dataset.json", data / "metrics" / name / "metrics.json"
+    if not (facts.is_file() and record.is_file()):
+        return False
+    there = read_json(record, f"evaluate@{name}").get("dataset")
+    return bool(there != read_json(facts, "inspect").get("name"))
 
 
 def _check_present(data: Path, names: list[str]) -> None:
@@ -144,7 +166,8 @@ def _check_present(data: Path, names: list[str]) -> None:
         needed |= {data / "metrics" / name / f: f"evaluate@{name}" for f in ("metrics.json", "cases.csv")}
     errors = [missing(path, stage) for path, stage in needed.items() if not path.is_file()]
     if not names:
-        errors.append(SegtrailError("no model was evaluated", str(data / "metrics"), "dvc repro evaluate"))
+        what = "no model was evaluated on this data set"
+        errors.append(SegtrailError(what, str(data / "metrics"), "dvc repro evaluate"))
     if errors:
         raise collect(errors)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from pipeline.report_tables import format_number
@@ -92,11 +91,6 @@ def _detection_formats() -> dict[str, MetricFormat]:
 
 
 DETECTION = _detection_formats()
-
-
-def is_detection(name: str) -> bool:
-    """Whether a metric is about objects, also one of objects of one size."""
-    return re.sub(f"_({'|'.join(SIZES)})$", "", name.rsplit("/", 1)[-1]) in DETECTION
 
 
 def metric_format(name: str) -> MetricFormat:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report_inputs import CaseRow, ModelInputs, Numbers
-from pipeline.report_metrics import METRICS, is_detection, metric_format, split_name
+from pipeline.report_metrics import METRICS, metric_format, split_name
 from pipeline.report_tables import DASH, format_number, plain
-from pipeline.scores import rank
+from pipeline.scores import is_detection, rank
 
 
 def baseline_split(metrics: Numbers) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import SegtrailError, unknown_name
 
 IDENTITY = ("case_id", "patient_id", "label", "reference_voxels", "prediction_voxels")
+
+# Metrics of objects that walk down a list ranked by score, and those that know no score.
+RANKED = re.compile(
+    r"(mask|box)_(map_(50_95|50|75|10_50)(_(small|medium|large))?|mar_100)|cpm|froc_(0125|025|05|[1248])"
+)
+SCORELESS = re.compile(r"ap_dsb(_50|_75)?|(panoptic|segmentation|recognition)_quality")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,16 @@ def parse_metric(name: str) -> tuple[str, str]:
             "name a metric of the test cases, such as test/dice",
         )
     return "/".join(label), column
+
+
+def is_ranked(metric: str) -> bool:
+    """Whether a metric takes objects ranked by score; of a case without an object to be found it is undefined."""
+    return RANKED.fullmatch(metric.rsplit("/", 1)[-1]) is not None
+
+
+def is_detection(metric: str) -> bool:
+    """Whether a metric is about objects, also one of objects of one size."""
+    return is_ranked(metric) or SCORELESS.fullmatch(metric.rsplit("/", 1)[-1]) is not None
 
 
 def lower_is_better(metric: str) -> bool:

@@ -7,12 +7,14 @@ detection continues the object of the slice before it that it overlaps most.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+CONTAINED = 0.7  # share of the smaller of two masks that lies in the larger one
 GAP = 1  # slices an object may be missed in
 TAIL = 0.3  # slices at an object's ends that score below this share of its best slice are cut off
 
@@ -71,29 +73,38 @@ class FoundObject:
         return float(np.average([part.score for part in self.parts], weights=areas))
 
 
-def overlap(first: SliceObject, second: SliceObject) -> float:
-    """Intersection over union of two masks, whatever their slices."""
-    low = np.maximum(first.start, second.start)
-    high = np.minimum(np.add(first.start, first.mask.shape), np.add(second.start, second.mask.shape))
+def overlap(first: SliceObject, second: SliceObject) -> tuple[float, float]:
+    """Intersection over union, and over the smaller area, of two masks, whatever their slices."""
+    shared = _shared(first, second)
+    common = 0 if shared is None else int(shared.mask.sum())
+    union = first.area + second.area - common
+    return common / union, common / min(first.area, second.area)
+
+
+def _shared(first: SliceObject, second: SliceObject) -> SliceObject | None:
+    """What two masks have in common, with the rest taken from the first; None when their boxes do not meet."""
+    low = np.maximum(first.box[:2], second.box[:2])
+    high = np.minimum(first.box[2:], second.box[2:])
     if (high <= low).any():
-        return 0.0
+        return None
     pieces = []
     for one in (first, second):
         begin, end = low - one.start, high - one.start
         pieces.append(one.mask[begin[0] : end[0], begin[1] : end[1]])
-    shared = int((pieces[0] & pieces[1]).sum())
-    return shared / (first.area + second.area - shared)
+    start = (int(low[0]), int(low[1]))
+    return SliceObject(first.slice_index, start, pieces[0] & pieces[1], first.score, first.label)
 
 
 def join_slices(detections: Sequence[SliceObject], link_iou: float) -> list[FoundObject]:
     """Links detections of neighbouring slices.
 
-    Pairs of one class are taken by falling overlap, so the best continuation wins; an object may be missed in
-    GAP slices.
+    Pairs of one class are taken by falling overlap, so the best continuation wins. A detection that lies in
+    its neighbour is linked too, however small it is: so end round objects. An object may be missed in GAP
+    slices; there it gets what the slices around have in common.
 
     Args:
         detections: Of one case, any order, each with at least one voxel.
-        link_iou: Least overlap of a link.
+        link_iou: Least intersection over union of a link.
 
     Returns:
         Objects by falling score.
@@ -107,7 +118,7 @@ def join_slices(detections: Sequence[SliceObject], link_iou: float) -> list[Foun
         reachable = [one for one in growing if index - one.parts[-1].slice_index <= GAP + 1]
         finished += [one for one in growing if index - one.parts[-1].slice_index > GAP + 1]
         growing = reachable + _continue(reachable, by_slice[index], link_iou)
-    objects = [_without_tails(one) for one in finished + growing]
+    objects = [_without_gaps(_without_tails(one)) for one in finished + growing]
     return sorted(objects, key=lambda one: -one.score)
 
 
@@ -115,15 +126,16 @@ def _continue(
     growing: Sequence[FoundObject], detections: Sequence[SliceObject], link_iou: float
 ) -> list[FoundObject]:
     """Adds the detections of a slice to the objects they continue; returns the objects that begin here."""
-    pairs = [
-        (overlap(growing[i].parts[-1], detections[j]), i, j)
-        for i, j in _meeting([one.parts[-1] for one in growing], detections)
-        if growing[i].label == detections[j].label
-    ]
+    pairs = []
+    for i, j in _meeting([one.parts[-1] for one in growing], detections):
+        if growing[i].label == detections[j].label:
+            iou, contained = overlap(growing[i].parts[-1], detections[j])
+            if iou > 0 and (iou >= link_iou or contained >= CONTAINED):
+                pairs.append((iou, i, j))
     taken: set[int] = set()
     continued: set[int] = set()
-    for iou, i, j in sorted(pairs, reverse=True):
-        if iou < max(link_iou, 1e-9) or i in continued or j in taken:
+    for _, i, j in sorted(pairs, reverse=True):
+        if i in continued or j in taken:
             continue
         growing[i].parts.append(detections[j])
         continued.add(i)
@@ -146,6 +158,19 @@ def _without_tails(found: FoundObject) -> FoundObject:
     limit = TAIL * max(part.score for part in found.parts)
     sure = [i for i, part in enumerate(found.parts) if part.score >= limit]
     return FoundObject(found.label, found.parts[sure[0] : sure[-1] + 1])
+
+
+def _without_gaps(found: FoundObject) -> FoundObject:
+    """Fills missed slices with what the slices on both sides have in common."""
+    parts = list(found.parts)
+    for before, after in pairwise(found.parts):
+        common = _shared(before, after)
+        if common is None or not common.mask.any():
+            continue
+        score = (before.score + after.score) / 2
+        for index in range(before.slice_index + 1, after.slice_index):
+            parts.append(replace(common, slice_index=index, score=score))
+    return FoundObject(found.label, sorted(parts, key=lambda part: part.slice_index))
 
 
 def paint_objects(

@@ -70,6 +70,7 @@ def run_job(job: TrainingJob) -> None:
     import torch
 
     from pipeline.bundle import save_bundle
+    from pipeline.devices import parse_devices
     from pipeline.training import HISTORY, fit
     from pipeline.training_setup import build_training
 
@@ -82,7 +83,9 @@ def run_job(job: TrainingJob) -> None:
                 "add labelled cases, or change split.salt or the fractions in params.yaml",
             )
     pl.seed_everything(job.params.seed, verbose=False)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # On a GPU this flag replaces torchvision's region pooling by a slow one that needs a compiler.
+    on_cpu = parse_devices(job.devices)["accelerator"] == "cpu"
+    torch.use_deterministic_algorithms(on_cpu, warn_only=True)
     module, data = build_training(
         job.model, plan, job.params, job.store, job.training_cases, job.validation_cases, job.workers
     )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pipeline.cases import QUARANTINED, WARN
 from pipeline.report_inputs import ModelInputs, ReportInputs
-from pipeline.report_metrics import is_detection, metric_format, split_name
+from pipeline.report_metrics import metric_format, split_name
 from pipeline.report_results import baseline_split, baseline_title, evidence
 from pipeline.report_tables import SIDES, foreground, split_rows
-from pipeline.scores import rank
+from pipeline.scores import is_detection, rank
 
 GREEN, AMBER, RED, NEUTRAL = "green", "amber", "red", "neutral"
 TITLES = {GREEN: "No objections", AMBER: "Usable, with remarks", RED: "Not to be used"}

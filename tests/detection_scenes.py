@@ -68,8 +68,9 @@ def compare(
     patient_id: str = "",
     label_score: float = 0.0,
     labels: Mapping[str, int] | None = None,
+    flat: bool | None = None,
 ) -> list[ClassObjects]:
-    """The objects of one case; every reference object has a row of 8 mm."""
+    """The objects of one case, a picture where Z = 1 unless said otherwise; each reference has a row of 8 mm."""
     names = {value: name for name, value in (labels or {"nodule": 1}).items()}
     label_map, ids = reference(shape, objects)
     rows = [
@@ -78,4 +79,11 @@ def compare(
     ]
     truth = ReferenceObjects(label_map, ids, rows)
     made = prediction(shape, found, label_score)
-    return collect_objects(truth, made, labels or {"nodule": 1}, case_id, patient_id or case_id)
+    return collect_objects(
+        truth,
+        made,
+        labels or {"nodule": 1},
+        case_id,
+        patient_id or case_id,
+        shape[2] == 1 if flat is None else flat,
+    )

@@ -23,6 +23,23 @@ READERS = {"nibabel", "SimpleITK", "pydicom", "PIL"}
 OUTSIDE = {"flows", "prefect", "mlflow", "dvc"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
+# Modules of `flows` that run, record or guard a stage, and do not change what it computes: a change in them reruns
+# no stage. Everything else in `flows` that a stage imports is its code.
+RECORDING = {
+    "environment",  # settings of Prefect, MLflow, DVC and OpenMP
+    "locks",  # who holds a lock file
+    "prefect_server",  # where Prefect's record of a run is kept
+    "provenance",  # what is written beside a model about its origin
+    "servers",  # the same server, found and started
+    "stage",  # the Prefect run around a stage: messages, exit code, batches
+    "stage_code",  # the digest of these very dependencies
+    "tracking",  # MLflow's view of the files, like the next five
+    "tracking_content",
+    "tracking_registry",
+    "tracking_run",
+    "tracking_served",
+    "tracking_store",
+}
 
 
 def sources(*folders: str) -> list[Path]:
@@ -55,11 +72,11 @@ def module_file(name: str) -> Path | None:
 
 
 def code_dependencies(stage: str) -> set[str]:
-    """The flow file of a stage and every module of `pipeline` it reaches through other modules of `pipeline`.
+    """The flow file of a stage and every module of `pipeline` and `flows` it reaches through them.
 
     A file of another kind in `pipeline` counts when a reached module names it.
-    Left out: other modules of `flows` (recording and promoting do not change what a stage computes) and the
-    `__init__.py` of packages (a test below keeps them empty).
+    Left out: the modules of `flows` that only record, with what they import, and the `__init__.py` of packages (a
+    test below keeps them empty).
     """
     flow = PROJECT / "flows" / f"{stage}.py"
     found, waiting = {flow}, [flow]
@@ -68,11 +85,18 @@ def code_dependencies(stage: str) -> set[str]:
         texts = {node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)}
         found |= {data for data in data_files() if data.name in texts}
         for name in imported_names(path):
-            module = module_file(name) if name.startswith("pipeline.") else None
+            module = code_file(name)
             if module is not None and module not in found:
                 found.add(module)
                 waiting.append(module)
     return {path.relative_to(PROJECT).as_posix() for path in found}
+
+
+def code_file(name: str) -> Path | None:
+    """File of a module that changes what a stage computes."""
+    package, _, rest = name.partition(".")
+    counts = package == "pipeline" or (package == "flows" and rest.partition(".")[0] not in RECORDING)
+    return module_file(name) if counts else None
 
 
 def data_files() -> list[Path]:
@@ -156,6 +180,14 @@ def test_code_dependencies_of_a_stage_are_its_import_closure(stage: str) -> None
     wanted = code_dependencies(stage)
     pasted = "\n".join(f"      - {path}" for path in sorted(wanted))
     assert listed == wanted, f"dvc.yaml: deps of {stage} should hold these files:\n{pasted}"
+
+
+def test_modules_that_only_record_are_there_and_code_behind_a_flow_counts() -> None:
+    assert {name for name in RECORDING if module_file(f"flows.{name}") is None} == set()
+    drawn = {"flows/evaluation_output.py", "pipeline/detection_curves.py", "pipeline/object_overlays.py"}
+    assert drawn <= code_dependencies("evaluate")
+    assert "flows/decision.py" in code_dependencies("register")
+    assert "flows/stage.py" not in code_dependencies("evaluate")
 
 
 def test_stages_are_flow_files_and_params_sections() -> None:

@@ -6,7 +6,6 @@ The tests share one project; each begins and ends with everything up to date.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,9 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
+from project_copy import change_params, copy_project, environment, load_json, run
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     ("phantom", "cases"): 14,
     ("phantom", "shape"): [64, 56, 48],
@@ -47,33 +45,6 @@ SMALL = {
 }
 MODELS = ("unet", "maskrcnn")
 RUNNING = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
-
-
-def change_params(project: Path, changes: dict[tuple[str, ...], Any]) -> None:
-    yaml = YAML()
-    path = project / "params.yaml"
-    tree = yaml.load(path.read_text(encoding="utf-8"))
-    for keys, value in changes.items():
-        section = tree
-        for key in keys[:-1]:
-            section = section[key]
-        section[keys[-1]] = value
-    with path.open("w", encoding="utf-8") as stream:
-        yaml.dump(tree, stream)
-
-
-def environment() -> dict[str, str]:
-    """Without what the test process itself has set: a user's shell has none of it."""
-    ours = ("PREFECT_", "MLFLOW_", "SEGTRAIL_", "DVC_")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
-
-
-def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=project, env=environment(), capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
 
 
 def repro(project: Path) -> str:
@@ -111,28 +82,6 @@ RUNS = (
     " len(r.inputs.dataset_inputs), sorted(a.path for a in client.list_artifacts(r.info.run_id))]"
     " for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]"
 )
-
-
-def load_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def copy_project(target: Path) -> None:
-    """What a fresh clone of the working tree holds."""
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split("\0")  # fmt: skip
-    for name in filter(None, files):
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    for command in (
-        ["git", "init", "-q", "-b", "main"],
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "-qm", "Start"],
-    ):
-        subprocess.run(command, cwd=target, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -81,15 +81,27 @@ class Listing:
         """Path of a file that the data set names, relative to its folder; it need not exist."""
         return self.folder / PurePosixPath(text)
 
-    def require(self, text: str, kind: str, case_id: str) -> str:
-        """Path (relative to the project) of a file that must be there; "" and a problem when it is not."""
+    def require(
+        self, text: str, kind: str, case_id: str, series: Callable[[Path], bool] | None = None
+    ) -> str:
+        """Path (relative to the project) of a file that must be there; "" and a problem when it is not.
+
+        Args:
+            text: As the data set names it.
+            kind: What it is, for messages.
+            case_id: Whose it is.
+            series: Whether a folder holds a DICOM series; None = only a file will do.
+        """
         path = self.find(text)
         if PurePosixPath(text).is_absolute() or ".." in path.relative_to(self.folder).parts or ";" in text:
             what = f"the {kind} {text!r} lies outside the data set's folder, or has ';' in its name"
             self.problem(
                 what, f"case {case_id}", f"put the file below {self.folder}, name it relative to that"
             )
-        elif not path.is_file():
+        elif path.is_dir() and not (series and series(path)):
+            wrong = "a folder without a DICOM series" if series else "a folder, expected a file"
+            self.problem(f"the {kind} is {wrong}", f"case {case_id}, {path}", "name a file, or drop the case")
+        elif not path.exists():
             self.problem(
                 f"the {kind} is missing", f"case {case_id}, {path}", "add the file, or drop the case"
             )

@@ -8,6 +8,7 @@ at one place, gaps.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ TAGS = (
 # What pydicom raises for damaged and for unsupported files.
 DAMAGED = (
     *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, struct.error),
-    *(BytesLengthException, InvalidDicomError),
+    *(BytesLengthException, InvalidDicomError, zlib.error),
 )
 
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from pipeline.cases import CaseRecord, Finding
 from pipeline.errors import ImageFileError
 from pipeline.io.dataset import DatasetFacts, Listing, read_patients, read_table
-from pipeline.io.images import read_image_file
+from pipeline.io.images import COLOURS, read_image_file
 from pipeline.io.references import OBJECT, Piece, References, crop, overlap_findings, paint, shorten
 from pipeline.io.stored import StoredImage
 
-CHANNELS = ("R", "G", "B")
 GREY_COLOUR_TYPES = (0, 4)  # of the PNG header: grey, grey with alpha
 
 
@@ -33,7 +32,7 @@ def list_dsb2018(folder: Path) -> Listing:
     listing = Listing(folder)
     listing.facts = DatasetFacts(
         folder.name,
-        CHANNELS,
+        COLOURS,
         {"background": 0, "nucleus": OBJECT},
         "Microscopy images with one mask a nucleus; a pixel of several masks belongs to the smallest.",
     )
@@ -106,7 +105,7 @@ def _images(path: Path, listing: Listing) -> tuple[str, ...]:
         what = f"{len(found)} images ({shorten([image.name for image in found])}), expected one"
         listing.problem(what, f"case {path.name}, {path / 'images'}", "keep one image in the folder")
     image = found[0] if found else path / "images" / f"{path.name}.png"
-    return (image.as_posix(),) * (len(CHANNELS) if _is_grey(image) else 1)
+    return (image.as_posix(),) * (len(COLOURS) if _is_grey(image) else 1)
 
 
 def _is_grey(path: Path) -> bool:

@@ -18,6 +18,7 @@ from pipeline.io.stored import Digest, StoredImage, count_not_finite, to_label_m
 from pipeline.volume import SAME_GRID_MM, LabelMap, Volume, axis_codes, corner_distance_mm
 
 __all__ = [
+    "COLOURS",
     "IMAGE_SUFFIXES",
     "PICTURE_SUFFIXES",
     "StoredImage",
@@ -38,6 +39,7 @@ __all__ = [
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 METAIMAGE_SUFFIXES = (".mhd", ".mha")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+COLOURS = ("R", "G", "B")  # channel names of a picture in colours
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *PICTURE_SUFFIXES, *METAIMAGE_SUFFIXES)
 
 Reader = Callable[[Path, Digest | None], StoredImage]

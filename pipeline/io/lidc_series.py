@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import ImageFileError
 from pipeline.io.dataset import Listing
@@ -36,8 +35,8 @@ class Series:
 
 
 def find_series(folder: Path) -> list[Series]:
-    """Finds the folders with `.dcm` files, in order; one header of each is opened, and other modalities than
-    CT (the collection holds X-rays) are left out.
+    """Finds the folders with `.dcm` files, in order; the first header of each that can be read is taken, and
+    other modalities than CT (the collection holds X-rays) are left out.
     """
     found, others = [], 0
     for path, folders, names in os.walk(folder, followlinks=True):
@@ -46,14 +45,13 @@ def find_series(folder: Path) -> list[Series]:
         if not files:
             continue
         here = Path(path)
-        header = next((h for name in files if (h := _read_header(here / name)) is not None), None)
-        if header is not None and header.get("Modality", "CT") != "CT":
+        header = next((h for name in files if (h := _read_header(here / name)) is not None), {})
+        if header.get("Modality", "CT") != "CT":
             others += 1
             continue
         named = [part for part in here.parts if PATIENT.fullmatch(part)]
-        patient_id = named[-1] if named else str((header and header.get("PatientID")) or here.name)
-        uid = str((header and header.get("SeriesInstanceUID")) or here.name)
-        found.append(Series(here, patient_id, uid))
+        patient_id = named[-1] if named else header.get("PatientID") or here.name
+        found.append(Series(here, patient_id, header.get("SeriesInstanceUID") or here.name))
     if others:
         LOGGER.info("%d series are no CT and are left out", others)
     return found
@@ -90,12 +88,14 @@ def find_readings(folder: Path, series: Sequence[Series], listing: Listing) -> d
     return {uid: paths[0] for uid, paths in readings.items()}
 
 
-def _read_header(path: Path) -> Any | None:
-    """The few tags that matter here; None when the file is no DICOM."""
+def _read_header(path: Path) -> dict[str, str] | None:
+    """The few tags that matter here; None when the file is no DICOM or damaged, which its case will tell."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
+
+    from pipeline.io.dicom_slices import DAMAGED
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-    except (InvalidDicomError, OSError, EOFError):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
+        return {name: str(header[name].value or "") for name in TAGS if name in header}
+    except DAMAGED:
         return None

@@ -5,6 +5,7 @@ Source: Armato et al., The Lung Image Database Consortium, Medical Physics 38:91
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -76,7 +77,7 @@ def load_reading(path: Path) -> Reading | None:
     contents = read_contents(path)
     try:
         root = ElementTree.fromstring(contents)  # no external entities; expat bounds the expansion of others
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: unknown encodings
         raise ImageFileError("xml_malformed", f"the XML is malformed: {error}", path, FIX) from error
     if _tag(root) != ROOT:
         return None
@@ -84,7 +85,7 @@ def load_reading(path: Path) -> Reading | None:
         sessions = root.findall("{*}readingSession")
         marks = [mark for reader, session in enumerate(sessions) for mark in _marks(session, reader)]
         return Reading(_text(root, "{*}ResponseHeader/{*}SeriesInstanceUid"), tuple(marks))
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, OverflowError) as error:
         raise ImageFileError("xml_malformed", f"the XML makes no sense: {error}", path, FIX) from error
 
 
@@ -102,11 +103,14 @@ def _contour(element: ElementTree.Element, points: str) -> Contour:
     pairs = [(_text(point, "{*}xCoord"), _text(point, "{*}yCoord")) for point in element.findall(points)]
     if not pairs:
         raise ValueError("a contour has no point")
+    z_mm = float(_text(element, "{*}imageZposition"))
+    if not math.isfinite(z_mm):
+        raise ValueError(f"a contour lies at z = {z_mm} mm")
     slice_uid = element.find("{*}imageSOP_UID")
     included = element.find("{*}inclusion")
     return Contour(
         slice_uid="" if slice_uid is None else (slice_uid.text or "").strip(),
-        z_mm=float(_text(element, "{*}imageZposition")),
+        z_mm=z_mm,
         included=included is None or (included.text or "").strip().upper() != "FALSE",
         points=np.array([[int(x), int(y)] for x, y in pairs], np.int64),
     )

@@ -90,7 +90,8 @@ def build_references(
         agreement: Plays no role here: LUNA16 lists what 3 of 4 readers agree on.
 
     Returns:
-        Nodules whose centre lies outside the scan are left out, with a warning.
+        Nodules whose centre lies outside the scan are left out, with a warning. One that lies wholly beneath
+        others has no voxel, and so the id 0, but it counts: FROC divides by the annotated nodules.
     """
     shape = image.array.shape[1:]
     inside = [mark for mark in marks if _is_inside(mark, image)]
@@ -103,7 +104,6 @@ def build_references(
     rows = [
         ObjectRow(case_id, number, NODULE, mark.diameter_mm, *mark.centre_mm, int(voxels[number]))
         for number, mark in zip(ids, inside, strict=True)
-        if number
     ]
     rows += [
         ObjectRow(case_id, 0, NODULE, mark.diameter_mm, *mark.centre_mm, 0, ignored=True)

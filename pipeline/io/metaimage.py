@@ -8,6 +8,7 @@ Source: MetaIO, https://itk.org/Wiki/ITK/MetaIO/Documentation.
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ DTYPES = {
 }
 LOCAL = "LOCAL"  # the voxels follow the header
 LAST_KEY = "ElementDataFile"  # the header ends with its line
+COUNT = re.compile(r"[0-9]{1,18}")
 AUTOMATIC = 47  # zlib's name for "zlib or gzip, as the first bytes say"
 
 
@@ -64,7 +66,7 @@ def read_metaimage(path: Path, digest: Digest | None = None) -> StoredImage:
     require_image(contents, path)
     header, rest = _split(contents, path)
     sizes, spacing = _numbers(header, "DimSize", path), _numbers(header, "ElementSpacing|ElementSize", path)
-    shape = (_channels(header), *(int(size) for size in sizes), *[1] * (3 - len(sizes)))
+    shape = (_channels(header, path), *(int(size) for size in sizes), *[1] * (3 - len(sizes)))
     if len(sizes) not in (2, 3) or min(shape) < 1:
         what = f"DimSize is {header['DimSize']}, expected at least 1 voxel along each of 2 or 3 axes"
         raise ImageFileError("shape_invalid", what, path, "store time points as cases of their own")
@@ -115,9 +117,12 @@ def _numbers(header: Mapping[str, str], keys: str, path: Path, default: str = ""
     raise ImageFileError("geometry_invalid", what, path, "export the file again with its geometry")
 
 
-def _channels(header: Mapping[str, str]) -> int:
+def _channels(header: Mapping[str, str], path: Path) -> int:
     text = header.get("ElementNumberOfChannels", "1")
-    return int(text) if text.isdigit() else 0
+    if not COUNT.fullmatch(text) or int(text) < 1:
+        what = f"ElementNumberOfChannels is {text[:20]!r}, expected a number from 1 on"
+        raise ImageFileError("shape_invalid", what, path, "export the file again")
+    return int(text)
 
 
 def _affine(header: Mapping[str, str], axes: int, spacing: NDArray[np.float64], path: Path) -> Affine:
@@ -141,7 +146,11 @@ def _data_path(header: Mapping[str, str], path: Path) -> Path:
         what = f"the voxels lie in several files ({LAST_KEY} = {name}), expected one"
         raise ImageFileError("unreadable", what, path, "convert it to .nii.gz")
     data_path = path.parent / name
-    if not name or not data_path.is_file():
+    try:
+        there = bool(name) and data_path.is_file()
+    except OSError:  # no file can have such a name
+        there = False
+    if not there:
         what = f"its data file {name!r} is missing"
         raise ImageFileError("missing", what, path, f"put it beside {path.name}")
     return data_path
@@ -162,7 +171,10 @@ def _voxels(
         data = _inflate(data, header.get("CompressedDataSize", ""), data_path)
     else:
         skipped = header.get("HeaderSize", "0")  # -1: the voxels are the last bytes of the file
-        data = data[int(skipped) :] if skipped.isdigit() else data[max(len(data) - needed, 0) :]
+        if skipped != "-1" and not COUNT.fullmatch(skipped):
+            what = f"HeaderSize is {skipped[:20]!r}, expected a number of bytes or -1"
+            raise ImageFileError("unreadable", what, path, "export the file again")
+        data = data[max(len(data) - needed, 0) :] if skipped == "-1" else data[int(skipped) :]
     if len(data) != needed:
         code = "truncated" if len(data) < needed else "corrupt"
         what = f"there are {len(data)} bytes of voxels, the header promises {needed}"
@@ -175,11 +187,17 @@ def _voxels(
 def _inflate(data: bytes, promised: str, path: Path) -> bytes:
     if promised and promised != str(len(data)):
         what = f"there are {len(data)} compressed bytes, the header promises {promised}"
-        code = "truncated" if promised.isdigit() and len(data) < int(promised) else "corrupt"
+        code = "truncated" if COUNT.fullmatch(promised) and len(data) < int(promised) else "corrupt"
         raise ImageFileError(code, what, path, COPY_AGAIN)
+    stream = zlib.decompressobj(wbits=AUTOMATIC)
     try:
-        return zlib.decompress(data, wbits=AUTOMATIC)  # the checksum at its end is compared
+        voxels = stream.decompress(data)  # the checksum at its end is compared
     except zlib.error as error:
-        code = "truncated" if "incomplete" in str(error) else "corrupt"
         what = f"the compressed voxels are damaged: {error}"
-        raise ImageFileError(code, what, path, COPY_AGAIN) from error
+        raise ImageFileError("corrupt", what, path, COPY_AGAIN) from error
+    if not stream.eof:
+        raise ImageFileError("truncated", "the compressed voxels are cut off", path, COPY_AGAIN)
+    if stream.unused_data:
+        what = f"{len(stream.unused_data)} bytes follow the compressed voxels"
+        raise ImageFileError("corrupt", what, path, COPY_AGAIN)
+    return voxels

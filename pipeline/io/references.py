@@ -87,7 +87,7 @@ def crop(mask: NDArray[np.bool_]) -> Piece | None:
             return None
         spans.append(slice(int(hits[0]), int(hits[-1]) + 1))
     box = (spans[0], spans[1], spans[2])
-    return Piece(box, mask[box])
+    return Piece(box, mask[box].copy())  # a view would keep the whole mask in memory
 
 
 def overlap_findings(ids: Sequence[int], names: Sequence[str], shared: int) -> list[Finding]:
@@ -103,7 +103,7 @@ def overlap_findings(ids: Sequence[int], names: Sequence[str], shared: int) -> l
         what = f"{shared} voxel(s) belong to several masks, each goes to the smallest of them"
         findings.append(Finding("masks_overlap", what, fatal=False))
     if hidden := [name for name, number in zip(names, ids, strict=True) if number == 0]:
-        what = f"{shorten(hidden)} lie wholly beneath other masks and are left out"
+        what = f"{shorten(hidden)} lie wholly beneath other masks and have no voxel of their own"
         findings.append(Finding("mask_hidden", what, fatal=False))
     return findings
 

@@ -14,9 +14,9 @@ NUMBERED = re.compile(r"image_(\d+)")
 def list_table(folder: Path) -> Listing:
     """Lists the cases of a folder with a `cases.csv`.
 
-    Columns: case_id, patient_id, then `image` (one file), or `image_0`, `image_1`... (one a channel), or
-    `images` (joined by ";"), then label; optional: site, instances. Paths are relative to the folder; an
-    empty label means that the case has none.
+    Columns: case_id, patient_id, then `image` (one file, or the folder of a DICOM series), or `image_0`,
+    `image_1`... (one a channel), or `images` (joined by ";"), then label; optional: site, instances. Paths are
+    relative to the folder; an empty label means that the case has none.
 
     Raises:
         SegtrailError: There is no readable `dataset.json`.
@@ -47,6 +47,8 @@ def _image_columns(row: dict[str, str]) -> list[str]:
 
 
 def _record(row: dict[str, str], columns: list[str], listing: Listing) -> CaseRecord:
+    from pipeline.io.dicom_slices import is_dicom_series  # imports pydicom
+
     case_id = row["case_id"]
     if columns == ["images"]:
         texts = [text.strip() for text in row["images"].split(";")]
@@ -59,7 +61,7 @@ def _record(row: dict[str, str], columns: list[str], listing: Listing) -> CaseRe
                 f"the image of channel {index} is empty", f"case {case_id}, cases.csv", "name a file"
             )
             continue
-        images.append(listing.require(text, f"image of channel {index}", case_id))
+        images.append(listing.require(text, f"image of channel {index}", case_id, is_dicom_series))
     instances = row.get("instances", "")
     return CaseRecord(
         case_id=case_id,

@@ -20,6 +20,8 @@ from pipeline.errors import SegtrailError, unknown_name
 BACKBONES = ("resnet18", "resnet50", "resnext101_32x8d")
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # strides 4, 8, 16, 32
 NORM_GROUPS = 16
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green, blue, as torchvision's classifiers were trained
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class PyramidBackbone(nn.Module):
@@ -64,8 +66,15 @@ class PyramidBackbone(nn.Module):
         levels: dict[str, torch.Tensor] = self.pyramid(self.body(image))
         return levels
 
-    def load_pretrained(self, state: dict[str, torch.Tensor], where: str) -> None:
+    def load_pretrained(self, state: dict[str, torch.Tensor], where: str, unit_range: bool) -> None:
         """Takes the weights of a classifier of the same name.
+
+        Args:
+            state: Its tensors by name.
+            where: For errors.
+            unit_range: Images are 0 to 1. The classifiers saw (image - mean) / deviation of ImageNet's colours;
+                that step then goes into the first convolution and its normalisation, so that frozen statistics
+                fit. Otherwise images have about zero mean and unit deviation already.
 
         The first convolution is averaged over its colours when the image has another number of channels, so
         that the response to an image with equal channels stays.
@@ -76,6 +85,10 @@ class PyramidBackbone(nn.Module):
         own = self.body.state_dict()
         state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
         state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+        if unit_range and {"conv1.weight", "bn1.running_mean"} <= state.keys():
+            weight = state["conv1.weight"] / torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1)
+            shift = (weight * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+            state |= {"conv1.weight": weight, "bn1.running_mean": state["bn1.running_mean"] + shift}
         first = state.get("conv1.weight")
         channels = own["conv1.weight"].shape[1]
         if first is not None and first.shape[1] != channels:

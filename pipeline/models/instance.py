@@ -71,7 +71,9 @@ class InstanceModule(TrainedModule):
         super().__init__(build_network(network, **arguments), arguments, plan, params)
         if pretrained:
             state = load_backbone_weights(params.backbone_weights, params.backbone_sha256, params.backbone)
-            self.network.backbone.load_pretrained(state, "params.yaml: train.maskrcnn.backbone_weights")
+            unit_range = all(how.scheme == "window" for how in plan.normalization)
+            where = "params.yaml: train.maskrcnn.backbone_weights"
+            self.network.backbone.load_pretrained(state, where, unit_range)
         self.detection = detection
         self.warmup_steps = params.warmup_steps
         self.validated: list[list[Detections]] = []

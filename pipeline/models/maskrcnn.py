@@ -33,6 +33,8 @@ LOSSES = {  # torchvision's names: ours
     "loss_box_reg": "loss_box",
     "loss_mask": "loss_mask",
 }
+MOST_TRAINED = 512  # regions a window, torchvision's
+MOST_WINDOWS = 4.0  # windows of training that one of prediction may have as many regions as
 SMALLEST_SIDE = 1.0  # network pixels; smaller proposals are dropped
 
 
@@ -93,7 +95,8 @@ class MaskRCNN(nn.Module):
         head_channels: Width of the box head.
         anchor_sizes: Edge lengths in network pixels, one tuple a level.
         anchor_ratios: Extent along Y over extent along X.
-        proposals: Regions a window that reach the heads.
+        proposals: Regions a window on which the heads are trained, at most 512; prediction looks at these or at
+            twice `detections`, whichever is more.
         detections: Most objects a window.
         window: Pixels along X and Y of a window in training; a larger one gets more proposals and detections.
         frozen_norm: See `PyramidBackbone`.
@@ -121,6 +124,7 @@ class MaskRCNN(nn.Module):
         ratios = tuple(1 / ratio for ratio in anchor_ratios)  # torchvision's is X over Y
         anchors = AnchorGenerator(sizes, (ratios,) * len(sizes))
         self.proposals, self.detections = max(proposals, 2 * detections), detections
+        trained = min(proposals, MOST_TRAINED)  # the heads cost more than the backbone: params say how much
         self.window_area = window[0] * window[1]
         self.proposer = RegionProposalNetwork(
             anchors,
@@ -129,8 +133,8 @@ class MaskRCNN(nn.Module):
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
             positive_fraction=0.5,
-            pre_nms_top_n={"training": 2 * self.proposals, "testing": 2 * self.proposals},
-            post_nms_top_n={"training": self.proposals, "testing": self.proposals},
+            pre_nms_top_n={"training": 4 * trained, "testing": 2 * self.proposals},
+            post_nms_top_n={"training": 2 * trained, "testing": self.proposals},
             nms_thresh=0.7,
         )
         self.proposer.min_size = SMALLEST_SIDE
@@ -140,7 +144,7 @@ class MaskRCNN(nn.Module):
             FastRCNNPredictor(head_channels, classes),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=min(self.proposals, 512),
+            batch_size_per_image=trained,
             positive_fraction=0.25,
             bbox_reg_weights=None,
             score_thresh=0.05,
@@ -166,8 +170,9 @@ class MaskRCNN(nn.Module):
             {"boxes": o.boxes(), "labels": o.labels, "masks": o.masks.to(torch.uint8)} for o in objects
         ]
         features, listed = self._features(images)
-        proposals, of_proposals = self.proposer(listed, features, targets)
-        _, of_heads = self.heads(features, proposals, listed.image_sizes, targets)
+        with torch.autocast(images.device.type, enabled=False):
+            proposals, of_proposals = self.proposer(listed, features, targets)
+            _, of_heads = self.heads(features, proposals, listed.image_sizes, targets)
         return {LOSSES[name]: value for name, value in {**of_proposals, **of_heads}.items()}
 
     def forward(self, images: torch.Tensor, min_score: float = 0.05) -> list[WindowDetections]:
@@ -177,26 +182,33 @@ class MaskRCNN(nn.Module):
             images: (N, C, X, Y), X and Y multiples of 32.
             min_score: Objects below are left out.
         """
-        share = max(1.0, images.shape[2] * images.shape[3] / self.window_area)
+        share = images.shape[2] * images.shape[3] / self.window_area
+        share = min(max(1.0, share), MOST_WINDOWS)
         self.heads.score_thresh = min_score
         self.heads.detections_per_img = round(share * self.detections)
         self.proposer._pre_nms_top_n["testing"] = round(share * 2 * self.proposals)
         self.proposer._post_nms_top_n["testing"] = round(share * self.proposals)
         features, listed = self._features(images)
-        proposals, _ = self.proposer(listed, features)
-        found, _ = self.heads(features, proposals, listed.image_sizes)
+        with torch.autocast(images.device.type, enabled=False):
+            proposals, _ = self.proposer(listed, features)
+            found, _ = self.heads(features, proposals, listed.image_sizes)
+            masks = [_in_place(one["masks"], one["boxes"])[:, 0].cpu() for one in found]
         return [
             WindowDetections(
-                boxes=one["boxes"][:, [1, 0, 3, 2]].float().cpu(),
-                scores=one["scores"].float().cpu(),
+                boxes=one["boxes"][:, [1, 0, 3, 2]].cpu(),
+                scores=one["scores"].cpu(),
                 labels=one["labels"].cpu(),
-                masks=_in_place(one["masks"].float(), one["boxes"].float())[:, 0].cpu(),
+                masks=mask,
             )
-            for one in found
+            for one, mask in zip(found, masks, strict=True)
         ]
 
     def _features(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], ImageList]:
+        """The pyramid of a batch, in float32 whatever the precision around.
+
+        bfloat16 has no odd number above 256, so boxes computed in it would be a pixel off.
+        """
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
         size = (int(images.shape[2]), int(images.shape[3]))
-        named = dict(zip(LEVELS, levels.values(), strict=True))
+        named = {name: level.float() for name, level in zip(LEVELS, levels.values(), strict=True)}
         return named, ImageList(images, [size] * len(images))

@@ -191,7 +191,9 @@ def evaluate(
             ends = {"": mean, "_ci_low": mean - 0.01, "_ci_high": mean + 0.01, "_n": float(len(cases))}
             metrics |= {f"{prefix}/{name}{end}": value for end, value in ends.items()}
     record = {
-        "model": model, "dataset": "phantom", "protocol": {"surface": "2 mm"}, "n_cases": len(cases),
+        "model": model, "dataset": "phantom", "n_cases": len(cases),
+        "protocol": {"surface": "2 mm", "reference": "made-up spheres"},
+        "settings": {"surface_tolerance_mm": 2.0, "max_detections": 100, "max_marks": 100},
         "n_patients": len(cases), "metrics": metrics,
     }  # fmt: skip
     write_json(record, folder / "metrics.json")

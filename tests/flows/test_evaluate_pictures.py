@@ -69,7 +69,7 @@ def predicted(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image = save_png(raw.with_suffix(".png"), np.repeat((ids[..., None] > 0) * np.uint8(200), 3, axis=2))
         label = save_png(Path(f"{known}_labels.png"), (ids > 0).astype(np.uint8))
         instances = save_png(Path(f"{known}_instances.png"), ids)
-        cases.append(CaseRecord(case_id, case_id, "", (image,), label, instances))
+        cases.append(CaseRecord(case_id, case_id, "", (image,), label, instances, "", (*ids.T.shape, 1)))
         objects += "".join(f"{case_id},{i},nucleus,6.8,0,0,0,36,0,,0\n" for i in range(1, ids.max() + 1))
         write_prediction(case_id, *FOUND[case_id])
     save_cases(cases, Path("data/inspected/cases.csv"))

@@ -149,19 +149,22 @@ def test_results_beside_the_slices_of_a_series_are_no_inputs(tmp_path: Path, sha
 def test_one_bad_input_does_not_stop_the_others(
     project: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pictures: good, cut off, grey, and one that is not there."""
+    """Pictures: in colours, grey, cut off, one channel of three, and one that is not there."""
     inputs = project / "in"
     good = [write_picture(inputs / "a.png"), write_picture(inputs / "deep" / "z.tif", rows=60)]
     (inputs / "cut.png").write_bytes(good[0].read_bytes()[:-100])
     write_picture(inputs / "grey.png", colours=False)
+    write_picture(inputs / "stain_0001.png", colours=False)
     output, model = project / "out", str(write_picture_bundle(project / "bundle"))
     assert predict_inputs([inputs, project / "none.png"], output, model, "cpu") == 1
     said = capsys.readouterr().err
     assert said.count("segtrail: error:") == 3
-    for name in ("cut.png", "grey.png", "none.png"):
+    for name in ("cut.png", "stain_0001.png", "none.png"):
         assert name in said
     parts = ("_instances.png", "_labels.png", "_overlay.png", ".json")
-    assert {path.name for path in output.iterdir()} == {stem + part for stem in "az" for part in parts}
+    assert {path.name for path in output.iterdir()} == {
+        stem + part for stem in ("a", "grey", "z") for part in parts
+    }
     assert predict_inputs(good, output, model, "cpu") == 0
     assert json.loads((output / "z.json").read_text())["input"] == [str(good[1])]
 

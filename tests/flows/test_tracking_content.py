@@ -65,4 +65,6 @@ def test_the_description_shows_overlaps_and_objects(project: Path) -> None:
     text = summarise_markdown(present_files("unet"))
     assert "| test/dice | 0.5000 | 0.4900 to 0.5100 | 6 |" in text
     assert "| test/nodule/mask_map_10_50 | 0.2500 | 0.2400 to 0.2600 | 6 |" in text
+    assert "| metric | value | 95 % interval | n |" in text  # numbers of objects are pooled, not means
+    assert "Reference: made-up spheres" in text
     assert "froc_1" not in text and "_small" not in text

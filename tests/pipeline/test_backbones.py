@@ -117,7 +117,7 @@ def test_without_pretrained_weights_the_norm_is_trained_too() -> None:
 
 def test_features_are_those_of_the_classifier(classifier: nn.Module) -> None:
     backbone = small(frozen_norm=True).eval()
-    backbone.load_pretrained(classifier.state_dict(), "a file")
+    backbone.load_pretrained(classifier.state_dict(), "a file", unit_range=False)
     image = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         found = backbone.body(image)
@@ -128,7 +128,7 @@ def test_features_are_those_of_the_classifier(classifier: nn.Module) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 9])
 def test_an_image_of_equal_channels_gives_the_same_response(classifier: nn.Module, channels: int) -> None:
     backbone = small(channels=channels, frozen_norm=True).eval()
-    backbone.load_pretrained(classifier.state_dict(), "a file")
+    backbone.load_pretrained(classifier.state_dict(), "a file", unit_range=False)
     grey = torch.randn(1, 1, 64, 64)
     with torch.no_grad():
         found = backbone.body(grey.expand(1, channels, 64, 64))
@@ -138,7 +138,7 @@ def test_an_image_of_equal_channels_gives_the_same_response(classifier: nn.Modul
 
 def test_loading_leaves_the_given_tensors_alone(classifier: nn.Module) -> None:
     state = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    small(channels=9, frozen_norm=True).load_pretrained(state, "a file")
+    small(channels=9, frozen_norm=True).load_pretrained(state, "a file", unit_range=False)
     assert state.keys() == classifier.state_dict().keys()
     assert state["conv1.weight"].shape == (64, 3, 7, 7)
 
@@ -147,12 +147,14 @@ def test_weights_of_another_network_are_refused(classifier: nn.Module) -> None:
     state = classifier.state_dict()
     message = r"weights do not fit the backbone[\s\S]*here[\s\S]*train\.maskrcnn\.backbone"
     with pytest.raises(SegtrailError, match=message):
-        small(name="resnet50", frozen_norm=True).load_pretrained(state, "here")
+        small(name="resnet50", frozen_norm=True).load_pretrained(state, "here", unit_range=False)
     missing = {name: tensor for name, tensor in state.items() if name != "layer3.0.conv1.weight"}
     with pytest.raises(SegtrailError, match=r"1 tensors differ, such as layer3\.0\.conv1\.weight"):
-        small(frozen_norm=True).load_pretrained(missing, "here")
+        small(frozen_norm=True).load_pretrained(missing, "here", unit_range=False)
     with pytest.raises(SegtrailError, match=r"1 tensors differ, such as layer9\.weight"):
-        small(frozen_norm=True).load_pretrained({**state, "layer9.weight": torch.zeros(1)}, "here")
+        small(frozen_norm=True).load_pretrained(
+            {**state, "layer9.weight": torch.zeros(1)}, "here", unit_range=False
+        )
 
 
 def test_a_file_of_weights(classifier: nn.Module, tmp_path: Path) -> None:
@@ -224,4 +226,18 @@ def test_imagenet_weights_that_lie_in_the_cache(
     (offline / "weights").rename(offline / name)
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", f"http://127.0.0.1:9/{name}")
     state = load_backbone_weights("imagenet", "", "resnet18")
-    small(frozen_norm=True).load_pretrained(state, "the cache")
+    small(frozen_norm=True).load_pretrained(state, "the cache", unit_range=False)
+
+
+def test_images_of_unit_range_are_normalised_by_the_first_convolution(classifier: nn.Module) -> None:
+    """Away from the border, where padding is black in one and ImageNet's mean in the other."""
+    torch.manual_seed(4)
+    picture = torch.rand(1, 3, 64, 96)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normalised = (picture - mean.view(1, 3, 1, 1)) / deviation.view(1, 3, 1, 1)
+    expected = classifier.bn1(classifier.conv1(normalised))
+    backbone = small(frozen_norm=True)
+    backbone.load_pretrained(classifier.state_dict(), "a file", unit_range=True)
+    found = backbone.body["bn1"](backbone.body["conv1"](picture))
+    inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
+    assert torch.allclose(found[inner], expected[inner], atol=1e-4)

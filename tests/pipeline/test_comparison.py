@@ -123,6 +123,30 @@ def test_false_alarm_where_the_champion_rightly_saw_nothing_counts_in_full() -> 
     assert gate(both_right, champion).numbers["n_cases"] == 2  # undefined for both: left out
 
 
+@pytest.mark.parametrize("column", ["mask_map_10_50", "box_mar_100", "cpm", "froc_05"])
+def test_ranked_metrics_leave_out_cases_without_an_object(column: str) -> None:
+    # `empty` is undefined for the new champion, and was 0 in a table of an earlier version: left out both ways.
+    challenger = [score("p", 0.7), score("q", 0.7), score("empty", math.nan, voxels=(0, 40))]
+    for value in (math.nan, 0.0):
+        champion = [score("p", 0.5), score("q", 0.5), score("empty", value, voxels=(0, 0))]
+        decision = gate(challenger, champion, metric=f"test/{column}")
+        assert decision.promote, decision.reasons
+        assert (decision.numbers["n_cases"], decision.numbers["improvement"]) == (2, pytest.approx(0.2))
+        back = gate(champion, challenger, metric=f"test/{column}")
+        assert back.numbers["improvement"] == pytest.approx(-0.2)
+
+
+def test_undefined_metric_of_objects_means_nothing_to_find_whatever_voxels_there_are() -> None:
+    # No object on either side, though the label map of the challenger holds a few voxels of the class: worth 1.
+    champion = [score("p", 0.5), score("q", 0.5), score("r", 0.0, voxels=(0, 40))]
+    challenger = [score("p", 0.5), score("q", 0.5), score("r", math.nan, voxels=(0, 3))]
+    decision = gate(challenger, champion, metric="test/ap_dsb_50")
+    assert decision.numbers["improvement"] == pytest.approx(1 / 3)
+    assert not any("has no value" in reason for reason in decision.reasons)
+    lost = gate(champion, challenger, metric="test/panoptic_quality")
+    assert lost.numbers["improvement"] == pytest.approx(-1 / 3)
+
+
 def test_distance_that_only_the_champion_has_is_a_refusal() -> None:
     champion = [score(c, 5.0) for c in ("p", "q", "r")]
     challenger = [score("p", 1.0), score("q", 1.0), score("r", math.nan, voxels=(9, 0))]

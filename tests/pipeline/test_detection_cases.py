@@ -9,13 +9,16 @@ import pytest
 
 from pipeline.detection_cases import (
     COLUMNS,
+    DSB_NAMES,
     FROC_NAMES,
+    PANOPTIC_NAMES,
     VOLUME_COLUMNS,
     ReferenceObjects,
     collect_objects,
     measure_case,
 )
 from pipeline.objects import ObjectRow
+from pipeline.scores import is_ranked
 from pipeline.volume import Instances, LabelMap, Prediction
 from tests.detection_scenes import ELSEWHERE, FIRST, SECOND, compare, prediction, reference
 
@@ -79,7 +82,10 @@ def test_empty_cases(shape: tuple[int, int, int]) -> None:
     place = FIRST if shape == PICTURE else lift(FIRST)[0]
     assert all(math.isnan(v) for v in measure(shape, {}, []).values())
     assert set(measure(shape, {place: 1}, []).values()) == {0.0}
-    assert set(measure(shape, {}, [(1, 0.5, place)]).values()) == {0.0}
+    # A false alarm alone: nothing was to be found down the ranked list; the metrics without scores are 0.
+    alarm = measure(shape, {}, [(1, 0.06, place)])
+    assert {name for name, value in alarm.items() if value == 0.0} == {*DSB_NAMES, *PANOPTIC_NAMES}
+    assert {name for name, value in alarm.items() if math.isnan(value)} == {n for n in alarm if is_ranked(n)}
 
 
 def test_overlap_below_1_meets_the_lower_thresholds_alone() -> None:
@@ -121,7 +127,7 @@ def test_scoreless_metrics_take_the_objects_of_the_label_map() -> None:
 def test_components_are_the_objects_of_a_label_map_without_instances() -> None:
     label_map, _ = reference(PICTURE, {FIRST: 1, SECOND: 1})
     truth = ReferenceObjects(label_map, None, [])
-    (one,) = collect_objects(truth, prediction(PICTURE, [(1, 0.9, FIRST)]), {"nodule": 1}, "a", "a")
+    (one,) = collect_objects(truth, prediction(PICTURE, [(1, 0.9, FIRST)]), {"nodule": 1}, "a", "a", True)
     assert one.detections["mask"].overlaps.toarray().tolist() == [[1.0, 0.0]]
 
 
@@ -135,9 +141,17 @@ def test_sizes_are_pixels_of_a_picture_and_diameters_in_a_volume() -> None:
     affine = np.diag([1.0, 0.5, 2.0, 1.0])
     truth = ReferenceObjects(LabelMap(ids, affine), ids, [])
     nothing = Prediction(LabelMap(ids * 0, affine), Instances(ids * 0, affine, ()))
-    (one,) = collect_objects(truth, nothing, {"nodule": 1}, "a", "a")
+    (one,) = collect_objects(truth, nothing, {"nodule": 1}, "a", "a", False)
     # 125 voxels of 1 mm3: the sphere of 125 mm3 has the radius (3 * 125 / (4 pi))^(1/3).
     assert one.detections["mask"].reference_sizes[0] == pytest.approx(2 * (375 / (4 * math.pi)) ** (1 / 3))
+
+
+def test_a_single_slice_among_volumes_is_a_volume() -> None:
+    (one,) = compare(PICTURE, {FIRST: 1}, [(1, 0.9, FIRST)], flat=False)
+    assert tuple(measure_case(one, 100, 100)) == VOLUME_COLUMNS
+    for kind in ("mask", "box"):  # the sphere of 49 mm3
+        sizes = [*one.detections[kind].reference_sizes, *one.detections[kind].prediction_sizes]
+        assert sizes == pytest.approx([2 * (3 * 49 / (4 * math.pi)) ** (1 / 3)] * 2)
 
 
 def test_marks_are_centroids_and_ignored_findings_count_neither_way() -> None:
@@ -150,7 +164,7 @@ def test_marks_are_centroids_and_ignored_findings_count_neither_way() -> None:
     ]
     truth = ReferenceObjects(label_map, ids, rows)
     made = prediction(VOLUME, [(1, 0.9, second), (1, 0.8, first)])
-    (one,) = collect_objects(truth, made, {"nodule": 1}, "a", "a")
+    (one,) = collect_objects(truth, made, {"nodule": 1}, "a", "a", False)
     assert one.marks is not None
     assert one.marks.positions_mm.tolist() == [[30.0, 10.0, 4.0], [10.0, 10.0, 4.0]]
     assert (len(one.marks.nodules_mm), len(one.marks.ignored_mm)) == (1, 1)
@@ -160,7 +174,8 @@ def test_marks_are_centroids_and_ignored_findings_count_neither_way() -> None:
         numbers["mask_map_50"] == 0.5
     )  # the ignored finding has no mask: to average precision a false alarm
     only_ignored = ReferenceObjects(LabelMap(label_map.array * 0, np.eye(4)), ids * 0, rows[1:2])
-    (one,) = collect_objects(only_ignored, prediction(VOLUME, [(1, 0.9, second)]), {"nodule": 1}, "a", "a")
+    made = prediction(VOLUME, [(1, 0.9, second)])
+    (one,) = collect_objects(only_ignored, made, {"nodule": 1}, "a", "a", False)
     assert math.isnan(measure_case(one, 100, 100)["cpm"])
 
 

@@ -87,7 +87,38 @@ def test_case_without_objects_adds_its_false_alarms() -> None:
     # Three scans, one false alarm before the hit: (0, 0), (1/3, 0), (1/3, 1).
     assert [numbers[f"test/froc_{r}"] for r in ("0125", "025", "05")] == [0.0, 0.0, 1.0]
     assert numbers["test/cpm"] == pytest.approx(5 / 7)
-    assert numbers["test/cpm_n"] == 2
+    # One case has an object to be found, two have one on either side: the false alarm counts, the mean of one
+    # patient has no interval.
+    names = ("mask_map_50", "box_mar_100", "cpm", "froc_1", "ap_dsb", "panoptic_quality")
+    assert [numbers[f"test/{name}_n"] for name in names] == [1, 1, 1, 1, 2, 2]
+    intervals = [numbers[f"test/{name}_ci_low"] is not None for name in names]
+    assert intervals == [False, False, False, False, True, True]
+
+
+def test_n_counts_the_cases_in_which_this_metric_is_defined() -> None:
+    # Two objects found, of which that of b stands in the instance map alone; in c an unsure false alarm.
+    found = [*compare(VOLUME, {LOW: 1}, [(1, 0.9, LOW)], "a", label_score=0.5)]
+    found += compare(VOLUME, {LOW: 1}, [(1, 0.4, LOW)], "b", label_score=0.5)
+    found += compare(VOLUME, {}, [(1, 0.4, LOW)], "c", label_score=0.5)
+    numbers = summarise_detection(found, PARAMS)
+    names = ("mask_map_50", "cpm", "ap_dsb", "panoptic_quality")
+    assert [numbers[f"test/nodule/{name}_n"] for name in names] == [2] * 4
+    assert numbers["test/nodule/ap_dsb"] == 0.5
+
+
+def test_a_set_that_mixes_slices_and_volumes() -> None:
+    objects = [
+        *compare(PICTURE, {FIRST: 1}, [(1, 0.9, FIRST)], "a", flat=False),
+        *compare(VOLUME, {LOW: 1}, [(1, 0.8, MIDDLE)], "b"),
+    ]
+    numbers = summarise_detection(objects, PARAMS)
+    # Of two scans one nodule is found before the only false alarm.
+    assert (numbers["test/cpm"], numbers["test/cpm_n"], numbers["test/mask_map_50_n"]) == (0.5, 2, 2)
+    assert (numbers["test/cpm_ci_low"], numbers["test/cpm_ci_high"]) == (0.0, 1.0)
+    # The disc is a sphere of 49 mm3 = 4.5 mm, the ball has 7.9 mm.
+    assert count_objects(objects)["nodule"] == {
+        "predicted": 2, "reference": 2, "small": 1, "medium": 1, "large": 0,
+    }  # fmt: skip
 
 
 def test_by_size() -> None:
@@ -164,6 +195,7 @@ def test_the_protocol_says_what_was_done() -> None:
         assert part in text
     assert "32^2" in flat["object_size"] and "froc" not in flat
     assert "at least unknown" in flat["objects"]
+    assert "without a reference object" in flat["case_columns"] and "left out" in flat["case_columns"]
 
 
 def test_undefined_is_none_and_no_nan_leaves(recwarn: pytest.WarningsRecorder) -> None:

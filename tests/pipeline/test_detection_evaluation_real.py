@@ -34,7 +34,7 @@ def collect(case: PredictedCase) -> list[object]:
     )
     prediction = Prediction(found, Instances(case.prediction, np.eye(4), items))
     reference = ReferenceObjects(truth, case.reference, [])
-    return [*collect_objects(reference, prediction, LABELS, case.case_id, case.case_id)]
+    return [*collect_objects(reference, prediction, LABELS, case.case_id, case.case_id, True)]
 
 
 def official(cases: list[PredictedCase], kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

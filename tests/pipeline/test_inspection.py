@@ -19,6 +19,7 @@ from pipeline.inspection import InspectedCase, inspect_case, inspect_set, requir
 from pipeline.io.references import References
 from pipeline.io.sources import DatasetFacts
 from pipeline.io.stored import StoredImage
+from pipeline.objects import ObjectRow
 
 if TYPE_CHECKING:
     from conftest import CaseFolder
@@ -248,6 +249,20 @@ def test_a_derived_reference_is_checked_saved_and_hashed(case_folder: CaseFolder
     assert inspect_case(bare, FACTS, PARAMS, build).record.sha256 == found.record.sha256
     ids[4, 4, 6] = 2
     assert inspect_case(bare, FACTS, PARAMS, build).record.sha256 != found.record.sha256
+
+
+def test_the_hash_covers_the_rows_of_the_annotation(case_folder: CaseFolder) -> None:
+    case_folder.write("a", image())
+    ids = np.zeros((6, 7, 8), np.uint8)
+    ids[1, 1, 1] = 1
+    row = ObjectRow("a", 1, "organ", 5.0, 1.0, 1.0, 1.0, 1)
+
+    def sha256(*rows: ObjectRow) -> str:
+        return inspect_case(record(label=""), FACTS, PARAMS, lambda *_: References(ids, rows)).record.sha256
+
+    assert sha256(row) == sha256(replace(row))
+    excluded = ObjectRow("a", 0, "organ", -1.0, 4.0, 4.0, 4.0, 0, ignored=True)
+    assert len({sha256(row), sha256(replace(row, diameter_mm=5.5)), sha256(row, excluded)}) == 3
 
 
 def test_an_image_that_cannot_be_read_has_no_derived_reference(case_folder: CaseFolder) -> None:

@@ -193,7 +193,9 @@ def test_pretrained_weights_from_a_file_end_to_end(tmp_path: Path) -> None:
     module = InstanceModule("maskrcnn", make_plan(slices=3), params)
     assert module.network_arguments["frozen_norm"] is True
     body = module.network.backbone.body
-    assert torch.equal(body["conv1"].weight, state["conv1.weight"])
+    # The plan's window makes images 0 to 1: ImageNet's deviations go into the first convolution.
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    assert torch.allclose(body["conv1"].weight, state["conv1.weight"] / deviation)
     assert torch.equal(body["layer4"][1].conv2.weight, state["layer4.1.conv2.weight"])
     frozen = {name.split(".")[3] for name, p in module.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1", "layer2"}

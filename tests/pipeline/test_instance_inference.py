@@ -79,6 +79,17 @@ def test_an_object_is_found_whole_and_once_wherever_it_lies(size: int, overlap: 
 
 
 @pytest.mark.usefixtures("small_windows")
+def test_windows_that_overlap_more_than_asked_show_larger_objects_whole() -> None:
+    """Of 100 voxels two windows of 64 see 28 both, though a quarter (16) was asked for."""
+    for position in range(77):
+        picture = np.zeros((100, 40))
+        picture[position : position + 24, 11:20] = 1
+        ids, found = find(picture, make_plan((64, 64)), settings(overlap=0.25))
+        assert len(found) == 1, position
+        np.testing.assert_array_equal(ids[..., 0] > 0, picture > 0, err_msg=str(position))
+
+
+@pytest.mark.usefixtures("small_windows")
 def test_an_object_in_the_corner_of_four_windows() -> None:
     for x, y in np.ndindex(24, 24):
         picture = np.zeros((96, 96))

@@ -149,14 +149,6 @@ def test_labels_that_a_png_cannot_hold_are_told(tmp_path: Path) -> None:
     assert not (tmp_path / "case.json").exists()
 
 
-def test_a_grey_picture_does_not_fit_a_model_of_colours(shared_data: Path, tmp_path: Path) -> None:
-    predictor = build_predictor(write_picture_bundle(tmp_path / "bundle"))
-    with pytest.raises(SegtrailError, match="channel"):
-        predictor.predict_files(
-            [shared_data / "loader_oddities" / "derived_files" / "gray16.png"], tmp_path, "case"
-        )
-
-
 @pytest.mark.parametrize("name", ["derived_files/single_file.mha", "real_files/dicom_small_ct_series"])
 def test_metaimage_and_dicom_are_answered_with_nifti_at_their_place(
     predictor: Predictor, shared_data: Path, tmp_path: Path, name: str
@@ -178,3 +170,33 @@ def test_metaimage_and_dicom_are_answered_with_nifti_at_their_place(
                 theirs.TransformIndexToPhysicalPoint(index),
                 atol=1e-4,
             )
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_a_grey_picture_is_taken_as_three_equal_colours(tmp_path: Path, suffix: str) -> None:
+    grey = np.random.default_rng(1).integers(0, 256, (40, 56), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / f"grey.{suffix}")
+    stored = skimage_io.imread(tmp_path / f"grey.{suffix}")  # what the JPEG kept
+    Image.fromarray(np.stack([stored] * 3, axis=-1)).save(tmp_path / "colours.png")
+    predictor = build_predictor(write_picture_bundle(tmp_path / "bundle"))
+    predictor.predict_files([tmp_path / f"grey.{suffix}"], tmp_path, "a")
+    predictor.predict_files([tmp_path / "colours.png"], tmp_path, "b")
+    for kind in ("labels", "instances"):
+        first, second = (skimage_io.imread(tmp_path / f"{case}_{kind}.png") for case in "ab")
+        np.testing.assert_array_equal(first, second)
+    assert skimage_io.imread(tmp_path / "a_labels.png").any()
+
+
+def test_one_channel_of_another_kind_is_not_repeated(
+    tmp_path: Path, predictor: Predictor, oblique: Path
+) -> None:
+    """A volume has no colours, and two of three channels are no grey picture."""
+    pictures = build_predictor(write_picture_bundle(tmp_path / "pictures"))
+    with pytest.raises(SegtrailError, match=r"1 channel\(s\), the model wants 3: R, G, B"):
+        pictures.predict_files([oblique], tmp_path, "case")
+    Image.fromarray(np.arange(40 * 56, dtype=np.uint8).reshape(40, 56)).save(tmp_path / "grey.png")
+    with pytest.raises(SegtrailError, match=r"2 channel\(s\), the model wants 3"):
+        pictures.predict_files([tmp_path / "grey.png"] * 2, tmp_path, "case")
+    with pytest.raises(SegtrailError, match="model wants 1: CT"):
+        Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(tmp_path / "colours.png")
+        predictor.predict_files([tmp_path / "colours.png"], tmp_path, "case")

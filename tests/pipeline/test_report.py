@@ -163,6 +163,16 @@ def test_null_is_a_dash_with_an_explanation(root: Path) -> None:
     assert "– means not defined" in text
 
 
+def test_a_pooled_number_is_not_called_a_mean(root: Path) -> None:
+    assert "The dark bar is the mean, the line" in Page(render(root)).text
+    path = root / "data/registry/decision.json"
+    path.write_text(path.read_text().replace("test/dice", "test/mask_map_50"))
+    assert (
+        "The dark bar is the pooled value, which is not the mean of the dots, the line"
+        in Page(render(root)).text
+    )
+
+
 def test_nan_in_a_json_file_counts_as_not_defined(root: Path) -> None:
     path = root / "data/metrics/unet/metrics.json"
     path.write_text(re.sub(r'("test/dice"): [0-9.]+', r"\1: NaN", path.read_text()))

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.report_charts import training_view
+from pipeline.report_charts import case_dots, training_view
 from pipeline.report_inputs import ModelInputs, load_report_inputs
 from tests.report_project import build_project
 from tests.report_scores import Recipe
@@ -48,6 +48,17 @@ def test_the_last_validation_being_the_best_is_told(models: dict[str, ModelInput
     for model in models.values():
         late = dataclasses.replace(model, run={**model.run, "best_epoch": 120})
         assert training_view(late, ["a", "b"])["late"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [("test/dice", "mean"), ("test/mask_map_50", "pooled value"), ("test/ap_dsb", "mean")],
+)
+def test_the_bar_is_called_what_it_is(models: dict[str, ModelInputs], metric: str, name: str) -> None:
+    svg = ElementTree.fromstring(case_dots([models["unet"]], ["a"], metric))
+    title = svg.find(".//line[@class='mean']/title")
+    assert title is not None and title.text is not None
+    assert title.text.rsplit(" ", 1)[0] == name
 
 
 def test_a_single_validation_can_be_seen(models: dict[str, ModelInputs]) -> None:

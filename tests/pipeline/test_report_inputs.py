@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import SegtrailError
 from pipeline.report_inputs import load_report_inputs
+from tests.report_files import write_json
 from tests.report_project import build_project
 from tests.report_scores import Recipe
 
@@ -51,6 +54,26 @@ def test_no_model_was_evaluated(tmp_path: Path) -> None:
     (tmp_path / "data/metrics/unet").rename(tmp_path / "data/metrics/.unet.partial")
     with pytest.raises(SegtrailError, match="no model was evaluated"):
         load_report_inputs(tmp_path)
+
+
+def test_models_of_another_set_and_unknown_to_the_registry_are_left_out(root: Path) -> None:
+    metrics, models = root / "data/metrics", root / "data/models"
+    shutil.copytree(metrics / "unet", metrics / "older")  # its training is gone
+    record = json.loads((metrics / "older/metrics.json").read_text())
+    write_json(metrics / "older/metrics.json", record | {"dataset": "another"})
+    for folder in (metrics, models):
+        shutil.copytree(folder / "unet", folder / "stranger")
+    run = json.loads((models / "stranger/run.json").read_text())
+    write_json(models / "stranger/run.json", run | {"bundle_sha256": "d" * 64})
+    assert [model.name for model in load_report_inputs(root).models] == ["unet"]
+
+
+def test_a_registry_that_knows_none_of_the_models(root: Path) -> None:
+    path = root / "data/registry/decision.json"
+    write_json(path, json.loads(path.read_text()) | {"versions": []})
+    with pytest.raises(SegtrailError, match="no model that was evaluated is in the registry") as caught:
+        load_report_inputs(root)
+    assert caught.value.fix == "dvc repro register"
 
 
 @pytest.mark.parametrize(

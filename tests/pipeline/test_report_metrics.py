@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from pipeline.report_metrics import DETECTION, is_detection, metric_format
+from pipeline.report_metrics import DETECTION, metric_format
 from tests.report_objects import detection_names
 
 
@@ -19,14 +17,3 @@ def test_every_detection_metric_has_a_title_and_a_meaning() -> None:
     assert all(shown.title and shown.meaning for shown in DETECTION.values())
     assert metric_format("test/nodule/mask_map_10_50").title == "Mask mAP .10:.50"
     assert "1/8 to 8 false positives" in metric_format("test/cpm").meaning
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("test/mask_map_50_95", True), ("box_map_10_50_small", True), ("test/a/cpm", True),
-        ("dice", False), ("test/a/surface_dice", False), ("mask_map_50_tiny", False),
-    ],
-)  # fmt: skip
-def test_which_metrics_are_about_objects(name: str, expected: bool) -> None:
-    assert is_detection(name) is expected

@@ -34,24 +34,40 @@ def ball(radius: int) -> list[SliceObject]:
 
 
 def test_overlap_by_hand() -> None:
-    # 3 x 4 at (0, 0) and 2 x 4 at (2, 1): one row of three is shared, 12 + 8 - 3 is all.
-    assert overlap(box(0, (0, 0), (3, 4)), box(5, (2, 1), (2, 4))) == pytest.approx(3 / 17)
-    assert overlap(box(0, (0, 0), (3, 4)), box(0, (3, 0), (3, 4))) == 0
-    assert overlap(box(0, (4, 4), (2, 2)), box(0, (4, 4), (2, 2))) == 1
+    # 3 x 4 at (0, 0) and 2 x 4 at (2, 1): one row of three is shared; 12 + 8 - 3 is all, 8 the smaller.
+    assert overlap(box(0, (0, 0), (3, 4)), box(5, (2, 1), (2, 4))) == pytest.approx((3 / 17, 3 / 8))
+    assert overlap(box(0, (0, 0), (3, 4)), box(0, (3, 0), (3, 4))) == (0, 0)
+    assert overlap(box(0, (4, 4), (2, 2)), box(0, (4, 4), (2, 2))) == (1, 1)
+    assert overlap(box(0, (4, 4), (1, 1)), box(0, (3, 3), (3, 3))) == pytest.approx((1 / 9, 1))
     # Boxes that overlap, masks that do not.
     corner = np.array([[True, False], [False, False]])
     other = np.array([[False, True], [True, True]])
-    assert overlap(SliceObject(0, (1, 1), corner, 1, 1), SliceObject(1, (1, 1), other, 1, 1)) == 0
+    assert overlap(SliceObject(0, (1, 1), corner, 1, 1), SliceObject(1, (1, 1), other, 1, 1)) == (0, 0)
 
 
 def test_a_ball_of_five_slices_is_one_object() -> None:
+    """Its poles are 1 of the 9 voxels beside them: far below the least overlap, yet they lie inside."""
     discs = ball(2)
     assert [disc.area for disc in discs] == [1, 9, 13, 9, 1]
-    # Its poles overlap their neighbours by 1 of 9 voxels.
-    (found,) = join_slices(discs, 0.1)
+    (found,) = join_slices(discs, 0.3)
     assert slices_of(found) == [0, 1, 2, 3, 4]
     assert found.score == pytest.approx(0.8)
-    assert len(join_slices(discs, 0.3)) == 3  # the middle, and the two poles
+
+
+@pytest.mark.parametrize(
+    ("diameter", "spacing"),
+    [(4, (1, 1, 1)), (12, (1, 1, 1)), (24, (1, 1, 1)), (8, (2, 2, 3)), (24, (2, 2, 3))],
+)
+def test_balls_wherever_they_lie_on_the_grid_stay_whole(
+    diameter: float, spacing: tuple[float, float, float]
+) -> None:
+    generator = np.random.default_rng(int(diameter))
+    for _ in range(20):
+        centre = np.array([20, 20, 16]) + generator.uniform(0, 1, 3)
+        places = np.stack(np.mgrid[:40, :40, :32], axis=-1) - centre
+        inside = ((places * spacing) ** 2).sum(axis=-1) <= (diameter / 2) ** 2
+        discs = [SliceObject(z, (0, 0), inside[..., z], 0.9, 1) for z in range(32) if inside[..., z].any()]
+        assert len(join_slices(discs, 0.3)) == 1
 
 
 def test_the_order_of_detections_does_not_matter() -> None:
@@ -81,9 +97,17 @@ def test_the_best_continuation_wins() -> None:
 
 def test_a_gap_of_one_slice_is_bridged_and_of_two_is_not() -> None:
     one_missing = [box(z, (3, 3), (4, 4)) for z in (0, 1, 3, 4)]
-    assert [slices_of(one) for one in join_slices(one_missing, 0.3)] == [[0, 1, 3, 4]]
+    assert [slices_of(one) for one in join_slices(one_missing, 0.3)] == [[0, 1, 2, 3, 4]]
     two_missing = [box(z, (3, 3), (4, 4)) for z in (0, 1, 4, 5)]
     assert [slices_of(one) for one in join_slices(two_missing, 0.3)] == [[0, 1], [4, 5]]
+
+
+def test_a_bridged_slice_gets_what_its_neighbours_share() -> None:
+    """4 x 4 at (3, 3) and at (5, 3): two columns of four are common."""
+    (found,) = join_slices([box(0, (3, 3), (4, 4), 0.8), box(2, (5, 3), (4, 4), 0.6)], 0.3)
+    middle = found.parts[1]
+    assert (middle.slice_index, middle.start, middle.mask.shape, middle.area) == (1, (5, 3), (2, 4), 8)
+    assert middle.score == pytest.approx(0.7)
 
 
 def test_an_object_elsewhere_does_not_close_a_gap() -> None:

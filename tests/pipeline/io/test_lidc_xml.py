@@ -56,6 +56,10 @@ def test_xml_of_another_kind(tmp_path: Path) -> None:
     ("old", "new", "what"),
     [
         ("</LidcReadMessage>", "", "malformed"),
+        ('encoding="UTF-8"', 'encoding="klingon"', "malformed.*klingon"),
+        ('encoding="UTF-8"', 'encoding="shift_jis"', "malformed.*multi-byte"),
+        ("<xCoord>3</xCoord>", "<xCoord>99999999999999999999</xCoord>", "makes no sense"),
+        ("<imageZposition>-12.5 ", "<imageZposition>nan", "makes no sense.*nan"),
         ("<xCoord>3</xCoord>", "<xCoord>three</xCoord>", "makes no sense.*three"),
         ("<xCoord>3</xCoord>", "", "edgeMap has no xCoord"),
         ("<imageZposition>-15</imageZposition>", "", "roi has no imageZposition"),

@@ -142,6 +142,18 @@ def test_nodules_that_overlap_are_told(scan: Callable[..., None]) -> None:
     assert [row.id for row in found.objects] == [1, 2]
 
 
+def test_two_nodules_at_one_place_both_count(scan: Callable[..., None], tmp_path: Path) -> None:
+    """FROC divides by the annotations; a nodule without a voxel of its own is one of them."""
+    scan("a")
+    annotate("a,-5,-10,-20,4", "a,-5,-10,-20,4", "a,0,-5,-16,4")
+    found = inspect("a", tmp_path)
+    assert set(found.record.code.split(";")) == {"masks_overlap", "mask_hidden"}
+    assert "(5.0, 10.0, -20.0) lie wholly beneath other masks" in found.record.reason
+    rows = [(row.id, row.x_mm, row.diameter_mm, row.voxels, row.ignored) for row in found.objects]
+    assert sorted(rows) == [(0, 5, 4, 0, False), (1, 5, 4, 15, False), (2, 0, 4, 15, False)]
+    assert np.unique(load_label_map(Path(found.record.instances)).array).tolist() == [0, 1, 2]
+
+
 def test_only_series_with_an_image_are_cases(scan: Callable[..., None]) -> None:
     scan("a")
     scan("b", "subset3")

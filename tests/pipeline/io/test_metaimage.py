@@ -179,6 +179,21 @@ def test_official_coordinates_of_luna16_hit_their_nodules(shared_data: Path) -> 
         ({"ElementType": "MET_STRING"}, VOXELS.tobytes(), "unreadable", "the voxels are MET_STRING"),
         ({"BinaryData": "False"}, VOXELS.tobytes(), "unreadable", "binary: False"),
         ({"ElementDataFile": "slice%03d.raw"}, None, "unreadable", "lie in several files"),
+        ({"ElementDataFile": "a" * 300}, None, "missing", "its data file 'aaa.* is missing"),
+        (
+            {"ElementNumberOfChannels": "²"},
+            VOXELS.tobytes(),
+            "shape_invalid",
+            "ElementNumberOfChannels is '²'",
+        ),
+        (
+            {"ElementNumberOfChannels": "9" * 5000},
+            VOXELS.tobytes(),
+            "shape_invalid",
+            "ElementNumberOfChannels",
+        ),
+        ({"HeaderSize": "²"}, VOXELS.tobytes(), "unreadable", "HeaderSize is '²'"),
+        ({"NDims": "²"}, VOXELS.tobytes(), "geometry_invalid", "for ² axes"),
     ],
 )
 def test_bad_files_are_named_with_the_reason(
@@ -200,6 +215,16 @@ def test_a_wrong_compressed_size_is_refused(tmp_path: Path) -> None:
             ImageFileError, match=f"{len(packed)} compressed bytes, the header promises {size}"
         ):
             read_metaimage(write(tmp_path, packed, CompressedDataSize=str(size), **changes))
+
+
+@pytest.mark.parametrize("size", [True, False])
+def test_bytes_after_the_packed_voxels_are_refused(tmp_path: Path, size: bool) -> None:
+    packed = zlib.compress(VOXELS.tobytes()) + b"more"
+    changes = {"CompressedData": "True", "ElementDataFile": "a.zraw"}
+    promised = {"CompressedDataSize": str(len(packed))} if size else {}
+    with pytest.raises(ImageFileError, match="4 bytes follow the compressed voxels") as caught:
+        read_metaimage(write(tmp_path, packed, **changes, **promised))
+    assert caught.value.code == "corrupt"
 
 
 def test_every_cut_and_every_flipped_bit_of_packed_voxels_is_seen(tmp_path: Path) -> None:

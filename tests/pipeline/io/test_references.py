@@ -39,7 +39,7 @@ def test_a_hidden_mask_loses_its_id_and_the_others_close_up() -> None:
     findings = overlap_findings(ids, ["a", "b", "c", "d"], shared)
     assert [(f.code, f.fatal) for f in findings] == [("masks_overlap", False), ("mask_hidden", False)]
     assert findings[0].reason == "2 voxel(s) belong to several masks, each goes to the smallest of them"
-    assert findings[1].reason == "a lie wholly beneath other masks and are left out"
+    assert findings[1].reason == "a lie wholly beneath other masks and have no voxel of their own"
 
 
 def test_no_mask_is_an_empty_map() -> None:
@@ -59,3 +59,4 @@ def test_crop() -> None:
     found = piece((1, 0, 0), (3, 2, 0))
     assert found.box == (slice(1, 4), slice(0, 3), slice(0, 1))
     assert found.mask.shape == (3, 3, 1) and found.mask.sum() == 2
+    assert found.mask.base is None  # the mask of the whole image is free to go

@@ -187,6 +187,18 @@ def test_a_table_with_one_image_and_no_label(raw: Path) -> None:
     assert case.instances == "data/raw/small/n.nii.gz"
 
 
+def test_an_image_of_a_table_may_be_the_folder_of_a_dicom_series(raw: Path) -> None:
+    touch("scans/x/1.dcm", "scans/x/2.dcm", "l.nii.gz", "pictures/a.png")
+    write_table("case_id,patient_id,image,label\nx,p,scans/x/,l.nii.gz\n")
+    write_facts()
+    _, (case,) = list_cases(raw, "table")
+    assert case.images == ("data/raw/small/scans/x",)
+    write_table("case_id,patient_id,image,label\nx,p,pictures,scans/x\n")
+    text = problems("table")
+    assert "the image of channel 0 is a folder without a DICOM series" in text
+    assert "the label is a folder, expected a file" in text
+
+
 def test_every_problem_of_a_table_is_in_one_error(raw: Path) -> None:
     rows = ["x,p,i.nii.gz,gone.nii.gz", "x,,i.nii.gz,", "y,p,,", "z,p,/etc/hostname,"]
     write_table("\n".join(["case_id,patient_id,image,label", *rows]))
