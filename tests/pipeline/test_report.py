@@ -112,10 +112,10 @@ def test_same_files_same_bytes(root: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def test_text_from_files_is_escaped(root: Path) -> None:
-    facts = root / "data/inspected/dataset.json"
-    write_json(
-        facts, json.loads(facts.read_text()) | {"name": "<b onload=x>", "description": '"><img src=y>'}
-    )
+    facts, metrics = root / "data/inspected/dataset.json", root / "data/metrics/unet/metrics.json"
+    name = "<b onload=x>"
+    write_json(facts, json.loads(facts.read_text()) | {"name": name, "description": '"><img src=y>'})
+    write_json(metrics, json.loads(metrics.read_text()) | {"dataset": name})
     text = render(root)
     page = Page(text)
     assert EVIL in page.text and "<b onload=x>" in page.text
@@ -259,10 +259,12 @@ def test_refused_challenger_gives_the_reason(tmp_path: Path) -> None:
     assert "Champion now version 1, unet (bundle 0123456789ab)" in text
 
 
-def test_decision_with_nothing_but_a_name(root: Path) -> None:
-    write_json(root / "data/registry/decision.json", {"name": "phantom"})
+def test_decision_with_nothing_but_a_name_and_the_bundle(root: Path) -> None:
+    run = json.loads((root / "data/models/unet/run.json").read_text())
+    versions = [{"bundle_sha256": run["bundle_sha256"]}]
+    write_json(root / "data/registry/decision.json", {"name": "phantom", "versions": versions})
     text = Page(render(root)).text
-    assert "There is no champion" in text and "No version is registered." in text
+    assert "There is no champion" in text and run["bundle_sha256"][:12] in text
 
 
 def test_hashes_and_params_stand_on_the_page(root: Path) -> None:
