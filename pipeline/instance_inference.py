@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms
 
 from pipeline.config import PredictParams
 from pipeline.plan import DetectionPlan, Plan
-from pipeline.preprocessing import prepare_volume
+from pipeline.preprocessing import prepare_volume, resample_nearest
 from pipeline.slice_joining import FoundObject, SliceObject, join_slices, paint_objects
 from pipeline.slices import (
     WindowDetections,
@@ -191,12 +191,8 @@ def predict_objects(
     image = prepare_volume(volume, plan, where)
     ids, found = find_objects(network, image, plan, params, device)
     axes, _ = reorientation(volume.affine)
-    shape = tuple(volume.array.shape[1 + axis] for axis in axes)
-    if shape != ids.shape:
-        scaled = functional.interpolate(
-            torch.from_numpy(ids)[None, None].double(), size=shape, mode="nearest-exact"
-        )
-        ids = scaled[0, 0].numpy().astype(np.int32)
+    x, y, z = (volume.array.shape[1 + axis] for axis in axes)
+    ids = resample_nearest(ids, (x, y, z)).astype(np.int32, copy=False)
     labels = np.array([one.label for one in found], np.int64)
     scores = np.array([one.score for one in found], np.float64)
     return np.ascontiguousarray(from_canonical(ids, volume.affine)), labels, scores

@@ -137,7 +137,7 @@ def prepare_instances(
     indices, affine = _to_indices(label_map, plan)
     ids = find_instances(indices) if instances is None else to_canonical(instances, label_map.affine)[0]
     labels = instance_labels(ids, indices)
-    nearest = _resample_nearest(ids, target_shape(ids.shape, spacing_mm(affine), plan))
+    nearest = resample_nearest(ids, target_shape(ids.shape, spacing_mm(affine), plan))
     seen = np.bincount(nearest.ravel(), minlength=labels.size) > 0
     kept = np.flatnonzero(seen & (labels > 0))
     if kept.size > LARGEST_ID:
@@ -162,7 +162,7 @@ def _to_indices(label_map: LabelMap, plan: Plan) -> tuple[NDArray[np.uint8], Aff
     return indices, affine
 
 
-def _resample_nearest(array: IntegerMap, shape: Shape) -> IntegerMap:
+def resample_nearest(array: IntegerMap, shape: Shape) -> IntegerMap:
     """Takes the voxel in which the centre of each new voxel lies; edges stay in place, as in `resample_linear`."""
     picks = [
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)

@@ -54,12 +54,9 @@ class PyramidBackbone(nn.Module):
         for part, parameter in network.named_parameters():
             if not any(part.startswith(stage) for stage in trained) and trainable_layers < 5:
                 parameter.requires_grad_(False)
-        widths = [getattr(network, stage)[-1].conv2.out_channels for stage in STAGES]
-        if name != "resnet18":
-            widths = [getattr(network, stage)[-1].conv3.out_channels for stage in STAGES]
+        widths = [network.inplanes // 2**halvings for halvings in (3, 2, 1, 0)]
         self.body = IntermediateLayerGetter(network, {stage: stage for stage in STAGES})
         self.pyramid = FeaturePyramidNetwork(widths, pyramid_channels)
-        self.out_channels = pyramid_channels
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Levels by name, finest first: (N, pyramid_channels, X / 4, Y / 4) to (..., X / 32, Y / 32)."""

@@ -16,12 +16,11 @@ from pipeline.instance_overlaps import mask_overlaps
 from pipeline.matching import ALL_SIZES, IOU_10_50, Detections, match
 from pipeline.models.backbones import load_backbone_weights
 from pipeline.models.base import TrainedModule
-from pipeline.models.maskrcnn import MaskRCNN, WindowObjects
+from pipeline.models.maskrcnn import LOSSES, MaskRCNN, WindowObjects
 from pipeline.models.networks import build_network
 from pipeline.plan import Plan
 from pipeline.slices import require_detection, window_scale
 
-LOSSES = ("objectness", "rpn_box", "class", "box", "mask")
 # How validation predicts; the test cases are predicted with section `predict`.
 VALIDATION = PredictParams(
     overlap=0.25,
@@ -80,7 +79,7 @@ class InstanceModule(TrainedModule):
 
     def history_columns(self) -> list[str]:
         """The five losses, and AP over the validation cases."""
-        losses = [f"train_loss_{name}" for name in LOSSES]
+        losses = [f"train_{name}" for name in LOSSES.values()]
         return [*losses, "validation_mask_map_10_50", "validation_mask_map_50"]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -226,7 +226,9 @@ def test_imagenet_weights_that_lie_in_the_cache(
     (offline / "weights").rename(offline / name)
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", f"http://127.0.0.1:9/{name}")
     state = load_backbone_weights("imagenet", "", "resnet18")
-    small(frozen_norm=True).load_pretrained(state, "the cache", unit_range=False)
+    backbone = small(frozen_norm=True)
+    backbone.load_pretrained(state, "the cache", unit_range=False)
+    assert torch.equal(backbone.body["conv1"].weight, classifier.conv1.weight)
 
 
 def test_images_of_unit_range_are_normalised_by_the_first_convolution(classifier: nn.Module) -> None:
