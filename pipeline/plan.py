@@ -19,6 +19,7 @@ class ChannelNormalization(BaseModel):
             "window" makes [low, high] 0 to 1 and clips to it.
         low, high: Clip limits in the unit of the image (HU). "ct": percentiles 0.5 and 99.5 of the foreground.
         mean, std: Of the foreground of the data set; "ct" alone uses them.
+        nonzero_mask: "zscore" counts only voxels where some channel is not 0 (holes filled); the rest stays 0.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -28,6 +29,7 @@ class ChannelNormalization(BaseModel):
     high: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    nonzero_mask: bool = False
 
     @property
     def padding(self) -> float:
