@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from pipeline.models.layers import Conv3d, InstanceNorm
+
 Triple = tuple[int, int, int]
 
 
@@ -22,8 +24,7 @@ class ConvBlock(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
         flat = len(kernel) == 2
-        conv: Callable[..., nn.Module] = nn.Conv2d if flat else nn.Conv3d
-        norm: Callable[..., nn.Module] = nn.InstanceNorm2d if flat else nn.InstanceNorm3d
+        conv: Callable[..., nn.Module] = nn.Conv2d if flat else Conv3d
         layers: list[nn.Module] = []
         for index in range(2):
             layers += [
@@ -35,7 +36,7 @@ class ConvBlock(nn.Sequential):
                     padding=tuple(k // 2 for k in kernel),
                     bias=False,  # the normalisation takes it away again
                 ),
-                norm(outputs, eps=1e-5, affine=True),
+                InstanceNorm(outputs),
                 nn.LeakyReLU(0.01, inplace=True),
             ]
         super().__init__(*layers)
