@@ -83,6 +83,13 @@ def table(project: Path) -> list[str]:
     return lines
 
 
+def describe_machine() -> str:
+    """Date, processor and cores."""
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("preset")
@@ -101,9 +108,7 @@ def main() -> None:
     minutes = (time.monotonic() - began) / 60
     print(f"\n{options.preset}{' '.join(['', *options.set])}: {minutes:.1f} min from raw data to report")
     print("\n".join(table(project)))
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    )
+    print(describe_machine())
     if options.keep is None:
         shutil.rmtree(project)
 

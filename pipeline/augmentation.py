@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.config import AugmentationParams
+from pipeline.intensity_augmentation import IntensityDraw, change_intensity, draw_intensity
 
 
 @dataclass(frozen=True)
@@ -22,21 +23,13 @@ class AugmentationDraw:
         flip: (N, 3) bool, along X, Y, Z.
         angles: (N, 3) radians about X, Y, Z; 0 = no rotation.
         scale: (N,) zoom factor; 1 = none, above 1 makes objects larger.
-        noise_std: (N,) deviation of added noise; 0 = none.
-        brightness: (N,) factor.
-        contrast: (N,) factor about the mean.
-        gamma: (N,) exponent; 1 = none.
-        noise_seed: Seed of the noise field.
+        intensity: Changes of the intensities.
     """
 
     flip: torch.Tensor
     angles: torch.Tensor
     scale: torch.Tensor
-    noise_std: torch.Tensor
-    brightness: torch.Tensor
-    contrast: torch.Tensor
-    gamma: torch.Tensor
-    noise_seed: int
+    intensity: IntensityDraw
 
 
 def draw_augmentation(
@@ -68,11 +61,7 @@ def draw_augmentation(
         flip=flip,
         angles=angles,
         scale=torch.where(chosen(params.scale), between(*params.scale_range), one),
-        noise_std=between(0, params.noise_std) * chosen(params.noise),
-        brightness=torch.where(chosen(params.intensity), between(0.75, 1.25), one),
-        contrast=torch.where(chosen(params.intensity), between(0.75, 1.25), one),
-        gamma=torch.where(chosen(params.intensity), between(0.7, 1.5), one),
-        noise_seed=int(torch.randint(2**31, (1,), generator=generator)),
+        intensity=draw_intensity(params, samples, generator),
     )
 
 
@@ -97,7 +86,7 @@ def apply_augmentation(
     """
     image, label = _rotate_and_scale(image, label, padding, spacing_mm, draw)
     image, label = _flip(image, label, draw)
-    return _change_intensity(image, draw), label
+    return change_intensity(image, draw.intensity), label
 
 
 def _rotation_matrices(angles: torch.Tensor) -> torch.Tensor:
@@ -147,22 +136,3 @@ def _flip(
     axes = [[axis for axis in range(3) if draw.flip[n, axis]] for n in range(len(image))]
     flipped = torch.stack([x.flip([1 + a for a in own]) for x, own in zip(image, axes, strict=True)])
     return flipped, torch.stack([x.flip(own) for x, own in zip(label, axes, strict=True)])
-
-
-def _change_intensity(image: torch.Tensor, draw: AugmentationDraw) -> torch.Tensor:
-    def a_sample(values: torch.Tensor) -> torch.Tensor:
-        return values.to(image).view(-1, 1, 1, 1, 1)
-
-    if bool((draw.noise_std > 0).any()):
-        generator = torch.Generator(image.device).manual_seed(draw.noise_seed)
-        noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-        image = image + noise * a_sample(draw.noise_std)
-    image = image * a_sample(draw.brightness)
-    if bool((draw.contrast != 1).any()):
-        mean = image.mean(dim=(2, 3, 4), keepdim=True)
-        image = (image - mean) * a_sample(draw.contrast) + mean
-    if bool((draw.gamma != 1).any()):
-        low = image.amin(dim=(2, 3, 4), keepdim=True)
-        span = (image.amax(dim=(2, 3, 4), keepdim=True) - low).clamp_min(1e-6)
-        image = ((image - low) / span) ** a_sample(draw.gamma) * span + low
-    return image

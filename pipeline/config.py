@@ -71,8 +71,10 @@ class PlanParams(Section):
     patch_size: Auto | tuple[Voxels, Voxels, Voxels]
     batch_size: Auto | Annotated[int, Field(ge=1, le=256)]
     max_patch_voxels: Annotated[int, Field(ge=4096, le=16777216)]
-    base_features: Annotated[int, Field(ge=4, le=64)]
-    max_features: Annotated[int, Field(ge=16, le=1024)]
+    memory: Literal["measure", "estimate"]
+    memory_gb: Annotated[float, Field(ge=0.1, le=1000)]
+    base_features: Auto | Annotated[int, Field(ge=4, le=64)]
+    max_features: Auto | Annotated[int, Field(ge=16, le=1024)]
     normalization: Literal["auto", "ct", "zscore", "window"]
     hu_window: tuple[Hounsfield, Hounsfield]
     detection_zoom: Auto | Annotated[float, Field(ge=0.25, le=8)]
@@ -100,7 +102,12 @@ class AugmentationParams(Section):
     scale_range: tuple[Annotated[float, Field(ge=0.3, le=3)], Annotated[float, Field(ge=0.3, le=3)]]
     noise: Fraction
     noise_std: Annotated[float, Field(ge=0, le=2)]
-    intensity: Fraction
+    blur: Fraction
+    brightness: Fraction
+    contrast: Fraction
+    low_resolution: Fraction
+    inverted_gamma: Fraction
+    gamma: Fraction
 
 
 class TrainParams(Section):

@@ -12,15 +12,18 @@ import yaml
 
 from pipeline.augmentation import AugmentationDraw, apply_augmentation, draw_augmentation
 from pipeline.config import AugmentationParams
+from pipeline.intensity_augmentation import draw_intensity
 
+SHIPPED = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["train"]["unet"]["augmentation"]
+CHANCES = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
+NEVER = AugmentationParams(**{**SHIPPED, **dict.fromkeys(CHANCES, 0.0)})
 PADDING = torch.tensor([-3.0])
 CUBIC = (1.0, 1.0, 1.0)
 
 
 @pytest.fixture
 def params() -> AugmentationParams:
-    shipped = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    return AugmentationParams(**shipped["train"]["unet"]["augmentation"])
+    return AugmentationParams(**SHIPPED)
 
 
 def nothing(samples: int) -> AugmentationDraw:
@@ -29,11 +32,7 @@ def nothing(samples: int) -> AugmentationDraw:
         flip=torch.zeros(samples, 3, dtype=torch.bool),
         angles=torch.zeros(samples, 3),
         scale=one,
-        noise_std=torch.zeros(samples),
-        brightness=one,
-        contrast=one,
-        gamma=one,
-        noise_seed=0,
+        intensity=draw_intensity(NEVER, samples, torch.Generator()),
     )
 
 
@@ -94,30 +93,6 @@ def test_flip_mirrors_the_chosen_axis_of_the_chosen_sample() -> None:
     assert torch.equal(new_label[0], label[0].flip(0))
     assert torch.equal(new_image[0], image[0].flip(1))
     assert torch.equal(new_label[1], label[1])
-
-
-def test_noise_has_the_drawn_deviation_and_repeats() -> None:
-    image, label = torch.zeros(2, 1, 24, 24, 24), torch.zeros(2, 24, 24, 24, dtype=torch.uint8)
-    draw = replace(nothing(2), noise_std=torch.tensor([0.0, 0.5]), noise_seed=7)
-    first, _ = apply_augmentation(image, label, PADDING, CUBIC, draw)
-    second, _ = apply_augmentation(image, label, PADDING, CUBIC, draw)
-    assert torch.equal(first, second)
-    assert float(first[0].std()) == 0.0
-    assert float(first[1].std()) == pytest.approx(0.5, rel=0.02)
-
-
-def test_contrast_keeps_the_mean_and_gamma_the_range() -> None:
-    generator = torch.Generator().manual_seed(1)
-    image = torch.rand(1, 1, 8, 8, 8, generator=generator)
-    label = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
-    louder, _ = apply_augmentation(
-        image, label, PADDING, CUBIC, replace(nothing(1), contrast=torch.tensor([1.2]))
-    )
-    assert float(louder.mean()) == pytest.approx(float(image.mean()), abs=1e-6)
-    assert float(louder.std()) == pytest.approx(1.2 * float(image.std()), rel=1e-5)
-    bent, _ = apply_augmentation(image, label, PADDING, CUBIC, replace(nothing(1), gamma=torch.tensor([1.5])))
-    assert float(bent.min()) == pytest.approx(float(image.min()))
-    assert float(bent.max()) == pytest.approx(float(image.max()))
 
 
 def test_draws_repeat_and_stay_in_range(params: AugmentationParams) -> None:

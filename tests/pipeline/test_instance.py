@@ -22,7 +22,8 @@ from pipeline.slices import WindowDetections
 
 STILL = {
     "flip": 0.0, "flip_axes": ["x", "y"], "rotation": 0.0, "rotation_degrees": 0.0, "scale": 0.0,
-    "scale_range": [1.0, 1.0], "noise": 0.0, "noise_std": 0.0, "intensity": 0.0,
+    "scale_range": [1.0, 1.0], "noise": 0.0, "noise_std": 0.0, "blur": 0.0, "brightness": 0.0,
+    "contrast": 0.0, "low_resolution": 0.0, "inverted_gamma": 0.0, "gamma": 0.0,
 }  # fmt: skip
 
 
