@@ -6,29 +6,31 @@ The folder is kept between runs; only cases whose content, plan or code changed 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import threading
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from prefect import flow
 
 from flows.stage import map_cases, run_stage
 from flows.stage_code import code_digest
 from pipeline.cases import CaseRecord, load_cases, usable_cases
 from pipeline.config import load_params
-from pipeline.io.images import load_label_map, load_volume
 from pipeline.plan import Plan, load_plan
-from pipeline.preprocessing import (
-    foreground_voxels,
-    prepare_instances,
-    prepare_label_map,
-    prepare_volume,
-)
-from pipeline.store import Manifest, StoredCase, content_key, save_case
+from pipeline.store import Manifest, content_key
+from pipeline.workers import WorkerPool
 
 LOGGER = logging.getLogger("segtrail")
 OUTPUT = Path("data/preprocessed")
-MOST_POSITIONS = 4000  # foreground voxels kept a class and case for centring patches
+# From here on the start of processes (2.5 s each, PyTorch) is small beside the work (40 ns a voxel and channel), and
+# a case can be large enough to end its process.
+PROCESS_VOXELS = 200_000_000
+WORKER_BYTES = 400 << 20  # of a process before its first case
+GIB = 1 << 30
 
 
 def case_key(case: CaseRecord, plan: Plan, dtype: str, code: str) -> str:
@@ -37,18 +39,55 @@ def case_key(case: CaseRecord, plan: Plan, dtype: str, code: str) -> str:
     return content_key(case.sha256, relevant, dtype, code)
 
 
-def preprocess_case(case: CaseRecord, plan: Plan, dtype: str) -> str:
-    """Computes one case and returns the sha256 of its file."""
-    volume = load_volume([Path(path) for path in case.images])
-    image = prepare_volume(volume, plan, f"{case.case_id} ({case.images[0]})").numpy().astype(dtype)
-    # Inspection has found all on one grid; the image's spacing decides the shape of all.
-    reference = replace(load_label_map(Path(case.label)), affine=volume.affine)
-    objects = load_label_map(Path(case.instances)).array if case.instances else None
-    label = prepare_label_map(reference, plan)
-    foreground = foreground_voxels(label, len(plan.label_names), MOST_POSITIONS, int(case.sha256[:12], 16))
-    where = f"{case.case_id} ({case.instances or case.label})"
-    instances, labels = prepare_instances(reference, objects, plan, where)
-    return save_case(OUTPUT, case.case_id, StoredCase(image, label, foreground, instances, labels))
+def estimate_bytes(case: CaseRecord, plan: Plan, dtype: str) -> int:
+    """Memory that a worker process needs for a case, from above: the file unpacked and copied, and the result."""
+    channels, source = len(plan.channels), math.prod(case.shape)
+    target = source * math.prod(case.spacing_mm) / math.prod(plan.spacing_mm)
+    read = 2 * 4 * channels * source
+    result = (channels * (2 if dtype == "float16" else 4) + 3) * target
+    return WORKER_BYTES + int(read + result)
+
+
+def available_bytes() -> int:
+    """Memory that is free now, also within the limit of a container (cgroup version 2)."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = (
+            int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
+            for name in ("memory.max", "memory.current")
+        )
+    except (OSError, ValueError):  # no such limit ("max")
+        return free
+    return min(free, limit - used)
+
+
+def count_workers(cases: Sequence[CaseRecord], plan: Plan, dtype: str) -> int:
+    """How many cases are worked on at once: `SEGTRAIL_WORKERS`, else the cores; fewer where memory is short."""
+    wanted = int(os.environ.get("SEGTRAIL_WORKERS", "0")) or os.cpu_count() or 1
+    largest = max((estimate_bytes(case, plan, dtype) for case in cases), default=WORKER_BYTES)
+    free = available_bytes()
+    fitting = max(1, min(wanted, free // largest))
+    if fitting < min(wanted, len(cases)):
+        LOGGER.info(
+            "%d worker(s) instead of %d: the largest case takes up to %.1f GB, %.1f GB are free",
+            fitting, wanted, largest / GIB, free / GIB,
+        )  # fmt: skip
+    return min(fitting, max(1, len(cases)))
+
+
+@contextmanager
+def _preprocessor(
+    cases: Sequence[CaseRecord], plan: Plan, dtype: str, workers: int
+) -> Iterator[Callable[[CaseRecord], str]]:
+    """What computes a case: worker processes when there is much to do, else this process."""
+    if sum(math.prod(case.shape) for case in cases) * len(plan.channels) < PROCESS_VOXELS:
+        from pipeline.case_preprocessing import preprocess_case  # (PyTorch takes a second and 300 MB)
+
+        yield lambda case: preprocess_case(case, plan, dtype, OUTPUT)
+        return
+    fix = f"a larger plan.spacing_mm (now {list(plan.spacing_mm)})"
+    with WorkerPool("pipeline.case_preprocessing:preprocess_case", workers) as pool:
+        yield lambda case: pool.run(f"{case.case_id} ({case.images[0]})", fix, case, plan, dtype, OUTPUT)
 
 
 @flow(name="preprocess")
@@ -62,13 +101,15 @@ def preprocess_flow() -> None:
     manifest = Manifest(OUTPUT)
     missing = [case for case in cases if not manifest.holds(case.case_id, keys[case.case_id])]
     lock = threading.Lock()
+    workers = count_workers(missing, plan, dtype)
+    with _preprocessor(missing, plan, dtype, workers) as compute:
 
-    def work(case: CaseRecord) -> None:
-        sha256 = preprocess_case(case, plan, dtype)
-        with lock:
-            manifest.add(case.case_id, keys[case.case_id], sha256)
+        def work(case: CaseRecord) -> None:
+            sha256 = compute(case)
+            with lock:
+                manifest.add(case.case_id, keys[case.case_id], sha256)
 
-    map_cases(work, missing, "preprocess", lambda case: case.case_id)
+        map_cases(work, missing, "preprocess", lambda case: case.case_id, workers)
     removed = manifest.keep_only(keys)
     LOGGER.info(
         "preprocessed %d, unchanged %d, removed %d", len(missing), len(cases) - len(missing), len(removed)

@@ -167,25 +167,30 @@ def map_cases(
         items: The cases.
         label: Name of the step in progress lines and task runs.
         name: Text of an item in its progress line.
-        workers: Threads within a batch; 0 = one a core.
+        workers: Threads; 0 = one a core.
     """
     progress = Progress(label, len(items))
     threads = workers or int(os.environ.get("SEGTRAIL_WORKERS", "0")) or os.cpu_count() or 1
-
-    def batch(part: Sequence[T]) -> list[R]:
-        results = []
-        with ThreadPoolExecutor(threads) as pool:
-            for item, result in zip(part, pool.map(work, part), strict=True):
-                progress.step(name(item))
-                results.append(result)
-        return results
-
     size = max(1, math.ceil(len(items) / MOST_TASKS))
     results: list[R] = []
-    for start in range(0, len(items), size):
-        part = items[start : start + size]
-        cases = f"{start + 1} to {start + len(part)}" if len(part) > 1 else f"{start + 1}"
-        results += _as_task(batch, label, f"{label} {cases} of {len(items)}")(part)
+    # All cases are handed out at once: no thread waits for the last case of a task.
+    with ThreadPoolExecutor(threads) as pool:
+        handled = pool.map(work, items)
+
+        def batch(part: Sequence[T]) -> list[R]:
+            done = []
+            for item in part:
+                done.append(next(handled))
+                progress.step(name(item))
+            return done
+
+        try:
+            for start in range(0, len(items), size):
+                part = items[start : start + size]
+                cases = f"{start + 1} to {start + len(part)}" if len(part) > 1 else f"{start + 1}"
+                results += _as_task(batch, label, f"{label} {cases} of {len(items)}")(part)
+        finally:
+            pool.shutdown(cancel_futures=True)
     return results
 
 

@@ -57,16 +57,17 @@ def find_instances(label_map: IntegerMap) -> IntegerMap:
     Returns:
         (X, Y, Z) of the smallest unsigned type that holds the ids 1..n, class after class.
     """
-    ids = np.zeros(label_map.shape, np.uint32, order="F")
+    ids: IntegerMap = np.zeros(label_map.shape, np.uint8, order="F")
     count = 0
     for value, box in enumerate(find_boxes(label_map), 1):
         if box is None:
             continue
         pieces, found = ndimage.label(label_map[box] == value, TOUCHING)
-        members = pieces > 0
-        ids[box][members] = pieces[members] + count
+        if count + found > np.iinfo(ids.dtype).max:
+            ids = ids.astype(np.min_scalar_type(count + found))
+        np.add(pieces, count, out=ids[box], where=pieces > 0, casting="unsafe")
         count += found
-    return ids.astype(np.min_scalar_type(count))
+    return ids
 
 
 def instance_labels(instances: IntegerMap, label_map: IntegerMap) -> IntegerMap:

@@ -1,6 +1,7 @@
 """From a raw case to what a network sees: canonical axes, normalised, on the plan's spacing.
 
-Order as in nnU-Net: normalise first, then resample. Training and inference share `prepare_volume`.
+Order as in nnU-Net: normalise first, then resample. Training and inference share `prepare_volume`. Volumes are
+worked on slab by slab in the type they were read in; only the result is there whole.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
+from scipy import ndimage
 
 from pipeline.errors import SegtrailError
-from pipeline.instances import IntegerMap, find_instances, instance_labels
+from pipeline.instances import IntegerMap, find_boxes, find_instances, instance_labels
+from pipeline.io.stored import count_not_finite
+from pipeline.normalization import nonzero_mask, normalize, with_own_scale
 from pipeline.plan import ChannelNormalization, Plan
+from pipeline.resampling import Shape, nearest, resample_indices, resample_planes, slabs, slowest_first
+from pipeline.resampling import resample_linear as resample_linear
+from pipeline.resampling import resample_nearest as resample_nearest
 from pipeline.volume import Affine, LabelMap, Volume, spacing_mm, to_canonical
 
 LOGGER = logging.getLogger("segtrail")
 LARGEST_ID = 65535  # of uint16
-
-Shape = tuple[int, int, int]
 
 
 def target_shape(shape: tuple[int, ...], spacing: tuple[float, float, float], plan: Plan) -> Shape:
@@ -32,43 +36,19 @@ def target_shape(shape: tuple[int, ...], spacing: tuple[float, float, float], pl
     return x, y, z
 
 
-def resample_linear(array: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Trilinear resampling over the same extent (voxel edges stay in place).
-
-    Args:
-        array: (C, X, Y, Z) float.
-        shape: New X, Y, Z.
-    """
-    if tuple(array.shape[1:]) == shape:
-        return array
-    return functional.interpolate(array[None], size=shape, mode="trilinear", align_corners=False)[0]
-
-
-def normalize(channel: NDArray[np.float32], how: ChannelNormalization) -> NDArray[np.float32]:
-    """Brings one channel to the common scale: zero mean and unit deviation, or a window to 0 to 1.
-
-    Args:
-        channel: (X, Y, Z) in the unit of the image.
-        how: The plan's entry of the channel.
-    """
-    if how.scheme == "ct":
-        return (np.clip(channel, how.low, how.high) - how.mean) / how.std
-    if how.scheme == "window":
-        return ((channel - how.low) / (how.high - how.low)).clip(0, 1)
-    mean, deviation = channel.mean(dtype=np.float64), channel.std(dtype=np.float64)
-    return (channel - np.float32(mean)) / np.float32(max(float(deviation), 1e-8))
-
-
-def prepare_volume(volume: Volume, plan: Plan, where: str) -> torch.Tensor:
+def prepare_volume(
+    volume: Volume, plan: Plan, where: str, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Makes the network's input from a volume as it was read.
 
     Args:
-        volume: Source grid, any orientation.
+        volume: Source grid, any orientation; it stays as it is.
         plan: The data set's plan.
         where: Case id and file, for errors.
+        dtype: Of the result; everything is computed in float32.
 
     Returns:
-        (C, X, Y, Z) float32 on the plan's spacing, canonical axis order.
+        (C, X, Y, Z) on the plan's spacing, canonical axis order.
 
     Raises:
         SegtrailError: The number of channels is not the plan's, or values are not finite.
@@ -79,16 +59,31 @@ def prepare_volume(volume: Volume, plan: Plan, where: str) -> torch.Tensor:
             where,
             "give one file a channel, in this order",
         )
+    if bad := count_not_finite(volume.array):
+        raise SegtrailError(f"{bad} voxels are NaN or infinite", where, "repair the file")
     array, affine = to_canonical(volume.array, volume.affine)
-    array = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(array).all():
-        raise SegtrailError(
-            f"{int((~np.isfinite(array)).sum())} voxels are NaN or infinite", where, "repair the file"
-        )
-    for index, how in enumerate(plan.normalization):
-        array[index] = normalize(array[index], how)
-    shape = target_shape(array.shape, spacing_mm(affine), plan)
-    return resample_linear(torch.from_numpy(array), shape)
+    mask = nonzero_mask(array) if any(how.nonzero_mask for how in plan.normalization) else None
+    result = torch.empty((len(array), *target_shape(array.shape, spacing_mm(affine), plan)), dtype=dtype)
+    for channel, how, target in zip(array, plan.normalization, result, strict=True):
+        _prepare_channel(channel, how, mask if how.nonzero_mask else None, target)
+    return result
+
+
+def _prepare_channel(
+    channel: NDArray[Any], how: ChannelNormalization, mask: NDArray[np.bool_] | None, target: torch.Tensor
+) -> None:
+    own = with_own_scale(channel, how, mask)
+    order = slowest_first(channel)
+    source, inside = channel.transpose(order), None if mask is None else mask.transpose(order)
+
+    def planes(wanted: NDArray[np.intp]) -> NDArray[np.float32]:
+        # Neighbouring planes are a view: one copy less.
+        straight = len(wanted) == wanted[-1] - wanted[0] + 1
+        part = slice(wanted[0], wanted[-1] + 1) if straight else wanted
+        values = source[part].astype(np.float32, order="C")
+        return normalize(values, own, None if inside is None else inside[part])
+
+    resample_planes(planes, source.shape, target.permute(order))
 
 
 def prepare_label_map(label_map: LabelMap, plan: Plan) -> NDArray[np.uint8]:
@@ -101,18 +96,7 @@ def prepare_label_map(label_map: LabelMap, plan: Plan) -> NDArray[np.uint8]:
         (X, Y, Z) uint8 of network indices.
     """
     indices, affine = _to_indices(label_map, plan)
-    shape = target_shape(indices.shape, spacing_mm(affine), plan)
-    if shape == tuple(indices.shape):
-        return indices
-    winner = np.zeros(shape, np.uint8)
-    highest = np.zeros(shape, np.float32)
-    for index in range(len(plan.label_values)):
-        member = torch.from_numpy((indices == index).astype(np.float32))[None]
-        share = resample_linear(member, shape)[0].numpy()
-        better = share > highest
-        winner[better] = index
-        highest[better] = share[better]
-    return winner
+    return resample_indices(indices, target_shape(indices.shape, spacing_mm(affine), plan))
 
 
 def prepare_instances(
@@ -135,10 +119,20 @@ def prepare_instances(
         SegtrailError: There are more objects than ids of 16 bits.
     """
     indices, affine = _to_indices(label_map, plan)
-    ids = find_instances(indices) if instances is None else to_canonical(instances, label_map.affine)[0]
-    labels = instance_labels(ids, indices)
-    nearest = resample_nearest(ids, target_shape(ids.shape, spacing_mm(affine), plan))
-    seen = np.bincount(nearest.ravel(), minlength=labels.size) > 0
+    shape = target_shape(indices.shape, spacing_mm(affine), plan)
+    given = None if instances is None else to_canonical(instances, label_map.affine)[0]
+    found = ndimage.find_objects(((indices if given is None else given).T > 0).view(np.uint8), max_label=1)[0]
+    result = np.zeros(shape, np.uint16)
+    if found is None:
+        return result, np.zeros(1, np.uint8)
+    box = found[::-1]
+    ids = find_instances(indices[box]) if given is None else given[box]
+    labels = instance_labels(ids, indices[box])
+    picks, places = _nearest_inside(indices.shape, shape, box)
+    shown = ids[np.ix_(*picks)]
+    seen = np.zeros(labels.size, np.bool_)
+    for plane in shown:  # an index array of the whole volume would be 8 bytes a voxel
+        seen[plane] = True
     kept = np.flatnonzero(seen & (labels > 0))
     if kept.size > LARGEST_ID:
         raise SegtrailError(
@@ -146,29 +140,40 @@ def prepare_instances(
             where,
             "check the reference for noise, or cut the image into parts",
         )
-    there = np.count_nonzero(np.bincount(ids.ravel())[1:])
+    there = sum(piece is not None for piece in find_boxes(ids))
     LOGGER.debug("%s: %d of %d objects on the plan's grid", where, kept.size, there)
     new_ids = np.zeros(labels.size, np.uint16)
     new_ids[kept] = np.arange(1, kept.size + 1)
-    return new_ids[nearest], labels[np.append(0, kept)]
+    for plane, into in zip(shown, result[places], strict=True):
+        into[:] = new_ids[plane]
+    return result, labels[np.append(0, kept)]
+
+
+def _nearest_inside(
+    old: tuple[int, ...], new: Shape, box: tuple[slice, ...]
+) -> tuple[list[NDArray[np.intp]], tuple[slice, ...]]:
+    """Which voxels of a box the new grid shows, counted from the box's corner, and where."""
+    picks, places = [], []
+    for size, wanted, edge in zip(old, new, box, strict=True):
+        chosen = nearest(size, wanted)
+        place = slice(*np.searchsorted(chosen, [edge.start, edge.stop]).tolist())
+        picks.append(chosen[place] - edge.start)
+        places.append(place)
+    return picks, tuple(places)
 
 
 def _to_indices(label_map: LabelMap, plan: Plan) -> tuple[NDArray[np.uint8], Affine]:
-    """The label map in canonical axis order, as network indices."""
+    """The label map in canonical axis order, as network indices; laid out in memory as it was."""
     array, affine = to_canonical(label_map.array, label_map.affine)
-    indices = np.zeros(array.shape, np.uint8)
-    for index, value in enumerate(plan.label_values):
-        indices[array == value] = index
-    return indices, affine
-
-
-def resample_nearest(array: IntegerMap, shape: Shape) -> IntegerMap:
-    """Takes the voxel in which the centre of each new voxel lies; edges stay in place, as in `resample_linear`."""
-    picks = [
-        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)
-        for old, new in zip(array.shape, shape, strict=True)
-    ]
-    return array[np.ix_(*picks)]
+    low, high = min(plan.label_values) - 1, max(plan.label_values) + 1
+    table = np.zeros(high - low + 1, np.uint8)  # both ends stand for all other values
+    table[np.array(plan.label_values) - low] = np.arange(len(plan.label_values))
+    order = slowest_first(array)
+    planes = array.transpose(order)
+    indices = np.empty(planes.shape, np.uint8)
+    for part in slabs(planes.shape):
+        indices[part] = table[np.clip(planes[part].astype(np.intp), low, high) - low]
+    return indices.transpose(np.argsort(order)), affine
 
 
 def foreground_voxels(label: NDArray[np.uint8], classes: int, most: int, seed: int) -> NDArray[Any]:
@@ -185,9 +190,15 @@ def foreground_voxels(label: NDArray[np.uint8], classes: int, most: int, seed: i
     """
     generator = np.random.default_rng(seed)
     rows = [np.zeros((0, 4), np.int16)]
-    for index in range(1, classes):
-        positions = np.argwhere(label == index)
-        if len(positions) > most:
-            positions = positions[np.sort(generator.choice(len(positions), most, replace=False))]
+    boxes = ndimage.find_objects(label)
+    for index in range(1, min(classes, len(boxes) + 1)):
+        if (box := boxes[index - 1]) is None:
+            continue
+        members = label[box] == index
+        places = np.flatnonzero(members)
+        if len(places) > most:
+            places = places[np.sort(generator.choice(len(places), most, replace=False))]
+        positions = np.stack(np.unravel_index(places, members.shape), axis=1)
+        positions += [edge.start for edge in box]
         rows.append(np.insert(positions, 0, index, axis=1).astype(np.int16))
     return np.concatenate(rows)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from conftest import CaseFolder
+from conftest import PROJECT, CaseFolder
 
 import flows.preprocess
-from flows.preprocess import OUTPUT, preprocess_flow
+import pipeline.case_preprocessing
+from flows.preprocess import OUTPUT, available_bytes, count_workers, estimate_bytes, preprocess_flow
 from pipeline.cases import CaseRecord, load_cases, save_cases
 from pipeline.plan import ChannelNormalization, Plan, load_plan
 from pipeline.store import load_case
@@ -50,14 +54,14 @@ def cases(case_folder: CaseFolder, monkeypatch: pytest.MonkeyPatch) -> list[str]
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs the stage; the cases that it computed."""
     found: list[str] = []
-    save = flows.preprocess.save_case
+    save = pipeline.case_preprocessing.save_case
 
     def note(folder: Path, case_id: str, *arguments: object) -> str:
         found.append(case_id)
         return save(folder, case_id, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(flows.preprocess, "save_case", note)
+        patch.setattr(pipeline.case_preprocessing, "save_case", note)
         preprocess_flow.fn()
     return sorted(found)
 
@@ -96,3 +100,34 @@ def test_a_case_that_left_the_set_leaves_the_store(cases: list[str]) -> None:
     save_cases([r for r in load_cases(CASES) if r.case_id != "two"], CASES)
     preprocess_flow.fn()
     assert sorted(p.stem for p in OUTPUT.glob("*.safetensors")) == ["none", "one"]
+
+
+def test_worker_processes_make_the_same_store(cases: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess_flow.fn()
+    inside = {path.name: path.read_bytes() for path in OUTPUT.iterdir()}
+    shutil.rmtree(OUTPUT)
+    monkeypatch.setattr(flows.preprocess, "PROCESS_VOXELS", 0)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.setenv("SEGTRAIL_WORKERS", "1")
+    monkeypatch.setattr(pipeline.case_preprocessing, "save_case", None)  # nothing is computed in this process
+    preprocess_flow.fn()
+    assert {path.name: path.read_bytes() for path in OUTPUT.iterdir()} == inside
+
+
+def test_fewer_workers_where_memory_is_short(
+    cases: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A CT of 512 x 512 x 300 in float16: twice 4 bytes a voxel to read, 5 for the result, 400 MB for the process."""
+    monkeypatch.setattr(logging.getLogger("segtrail"), "propagate", True)
+    caplog.set_level(logging.INFO, "segtrail")
+    plan = load_plan(PLAN)
+    case = replace(load_cases(CASES)[0], shape=(512, 512, 300), spacing_mm=(1.0, 1.0, 1.0))
+    need = 512 * 512 * 300 * (8 + 5) + (400 << 20)
+    assert estimate_bytes(case, plan, "float16") == need
+    monkeypatch.setenv("SEGTRAIL_WORKERS", "4")
+    for free, fitting in ((5 * need, 4), (3 * need - 1, 2), (need // 2, 1)):
+        monkeypatch.setattr(flows.preprocess, "available_bytes", lambda free=free: free)
+        assert count_workers([case] * 8, plan, "float16") == fitting
+    assert "2 worker(s) instead of 4: the largest case takes up to 1.3 GB, 4.0 GB are free" in caplog.text
+    assert count_workers([], plan, "float16") == 1
+    assert 0 < available_bytes() <= psutil.virtual_memory().total

@@ -16,11 +16,11 @@ from torch.nn.functional import interpolate
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 from pipeline.io.images import load_label_map, load_volume
+from pipeline.normalization import nonzero_mask, normalize, with_own_scale
 from pipeline.phantom import make_case
 from pipeline.plan import ChannelNormalization, Plan
 from pipeline.preprocessing import (
     foreground_voxels,
-    normalize,
     prepare_instances,
     prepare_label_map,
     prepare_volume,
@@ -46,7 +46,9 @@ def test_target_shape_by_hand() -> None:
 
 def test_zscore_and_ct_by_hand() -> None:
     channel = np.array([0.0, 2.0, 4.0, 6.0], np.float32).reshape(4, 1, 1)
-    scaled = normalize(channel, ChannelNormalization(scheme="zscore"))
+    own = with_own_scale(channel, ChannelNormalization(scheme="zscore"))
+    assert (own.mean, own.std) == pytest.approx((3, np.sqrt(5)))
+    scaled = normalize(channel.copy(), own)
     assert scaled.ravel() == pytest.approx((channel.ravel() - 3) / np.sqrt(5))
     ct = normalize(channel, ChannelNormalization(scheme="ct", low=1, high=5, mean=3, std=2))
     assert ct.ravel().tolist() == [-1.0, -0.5, 0.5, 1.0]
@@ -62,7 +64,40 @@ def test_a_window_by_hand() -> None:
 
 def test_a_constant_image_stays_finite() -> None:
     channel = np.full((3, 3, 3), 7, np.float32)
-    assert not normalize(channel, ChannelNormalization(scheme="zscore")).any()
+    own = with_own_scale(channel, ChannelNormalization(scheme="zscore"))
+    assert not normalize(channel, own).any()
+
+
+def test_a_zscore_inside_the_mask_by_hand() -> None:
+    """A head of 1, 0, 5 in air: the 0 inside is a hole, so mean 2 and variance (1 + 4 + 9) / 3; air stays 0."""
+    channel = np.zeros((5, 3, 3), np.float32)
+    channel[1:4] = 1
+    channel[2, 1, 1] = 0
+    mask = nonzero_mask(channel[None])
+    assert mask.sum() == 27
+    assert mask[2, 1, 1]
+    values = np.array([0, 0, 1, 0, 5, 0, 0], np.float32).reshape(7, 1, 1)
+    inside = np.array([0, 0, 1, 1, 1, 0, 0], bool).reshape(7, 1, 1)
+    own = with_own_scale(values, ChannelNormalization(scheme="zscore", nonzero_mask=True), inside)
+    assert (own.mean, own.std**2) == pytest.approx((2, 14 / 3))
+    scaled = normalize(values, own, inside).ravel()
+    assert scaled == pytest.approx(np.array([0, 0, -1, -2, 3, 0, 0]) / np.sqrt(14 / 3))
+
+
+def test_the_mask_is_that_of_all_channels_together() -> None:
+    array = np.zeros((2, 4, 1, 1), np.int16)
+    array[0, 1], array[1, 2] = -5, 3
+    assert nonzero_mask(array).ravel().tolist() == [False, True, True, False]
+    assert not nonzero_mask(array * 0).any()
+    plan = make_plan((1, 1, 1)).model_copy(
+        update={
+            "channels": ("a", "b"),
+            "normalization": (ChannelNormalization(scheme="zscore", nonzero_mask=True),) * 2,
+        }
+    )
+    found = prepare_volume(Volume(array, np.eye(4)), plan, "case").numpy().reshape(2, 4)
+    np.testing.assert_allclose(found, [[0, -1, 1, 0], [0, -1, 1, 0]], atol=1e-6)
+    np.testing.assert_array_equal(array[0].ravel(), [0, -5, 0, 0])
 
 
 def test_axes_are_brought_to_ras() -> None:
