@@ -49,6 +49,9 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog="Everything else is passed on to `dvc repro`: stages, --force, --single-item and so on.",
     )  # fmt: skip
     repro.add_argument("--devices", default=os.environ.get("SEGTRAIL_DEVICES", "auto"), help=DEVICES)
+    repro.add_argument(
+        "--minutes", type=float, metavar="M", help="train each model so long; written to params.yaml"
+    )
     repro.add_argument("--no-wait", action="store_true", help="leave at once when another one is running")
     repro.set_defaults(run=_repro)
 
@@ -97,7 +100,7 @@ def _check_folder() -> None:
 def _repro(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from flows.repro import run_repro
 
-    return run_repro(rest, options.devices, wait=not options.no_wait)
+    return run_repro(rest, options.devices, wait=not options.no_wait, minutes=options.minutes)
 
 
 def _data_add(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from flows.fetch import download, unpack
-from flows.presets import ParamsEdit, Preset, edit_params, load_preset
+from flows.params_edit import ParamsEdit
+from flows.presets import Preset, load_preset, preset_edit
 from flows.staging import build_tree, recover, replace_bytes, restored_on_failure, swap_in
 from pipeline.errors import SegtrailError
 
@@ -35,7 +36,7 @@ def add_data(raw: Path | None, preset: str, project: Path = Path()) -> None:
             connection, DVC refuses.
     """
     chosen = load_preset(preset, project / "presets")
-    edit = edit_params(chosen, project / "params.yaml")
+    edit = preset_edit(chosen, project / "params.yaml")
     if chosen.built_in:
         if raw is not None:
             what = f"preset {preset} makes its own data and takes no folder"

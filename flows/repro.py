@@ -15,7 +15,9 @@ from typing import IO
 
 from flows.environment import STATE
 from flows.locks import hold
+from flows.params_edit import edit_params
 from flows.servers import OWNER, end_group, find_server, interrupt_on, is_recording
+from flows.staging import replace_bytes
 from flows.summary import summarise
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
@@ -93,13 +95,16 @@ def _ending(code: int) -> str:
     return f"ended by {signal.Signals(-code if code < 0 else code - 128).name}"
 
 
-def run_repro(arguments: Sequence[str], devices: str = "auto", wait: bool = True) -> int:
+def run_repro(
+    arguments: Sequence[str], devices: str = "auto", wait: bool = True, minutes: float | None = None
+) -> int:
     """Brings the project up to date.
 
     Args:
         arguments: Passed on to `dvc repro`: stages, `--force`, `--single-item` and so on.
         devices: "auto", "cpu", or indices of GPUs such as "0,1".
         wait: Whether to wait while another one runs in this project.
+        minutes: Budget of each model's training, written to `params.yaml` first.
 
     Returns:
         DVC's exit code.
@@ -112,6 +117,8 @@ def run_repro(arguments: Sequence[str], devices: str = "auto", wait: bool = True
     load_params()  # a misspelt key must stop the run before DVC takes any output away
     command = " ".join(["segtrail repro", *arguments])
     with hold(LOCK, command, wait, lambda line: _write(f"segtrail: {line}\n")) as descriptor:
+        if minutes is not None:
+            _set_minutes(minutes)
         os.environ[OWNER] = str(os.getpid())
         server = find_server() if is_recording() else None  # starts while DVC starts
         console = Console(_write)
@@ -124,6 +131,16 @@ def run_repro(arguments: Sequence[str], devices: str = "auto", wait: bool = True
             if server is not None:
                 server.stop()
     return code
+
+
+def _set_minutes(minutes: float) -> None:
+    """Writes the training budget of the models in use into `params.yaml`: what was run stays on record."""
+    params = Path("params.yaml")
+    budgets = {model: {"max_minutes": minutes} for model in load_params().models}
+    edit = edit_params([{"train": budgets}], params, "--minutes")
+    replace_bytes(params, edit.text.encode())
+    for change in edit.changes:
+        _write(f"segtrail: params.yaml: {change}\n")
 
 
 def _check_project() -> None:

@@ -54,9 +54,10 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("line", "name", "arguments", "named", "code"),
     [
-        ("repro", "repro", ([], "auto"), {"wait": True}, 255),
-        ("repro --no-wait --devices 0,1 -f train@unet", "repro", (["-f", "train@unet"], "0,1"), {"wait": False}, 255),
-        ("repro --no-commit", "repro", (["--no-commit"], "auto"), {"wait": True}, 255),
+        ("repro", "repro", ([], "auto"), {"wait": True, "minutes": None}, 255),
+        ("repro --no-wait --devices 0,1 -f x", "repro", (["-f", "x"], "0,1"), {"wait": False, "minutes": None}, 255),
+        ("repro --minutes 45", "repro", ([], "auto"), {"wait": True, "minutes": 45.0}, 255),
+        ("repro --no-commit", "repro", (["--no-commit"], "auto"), {"wait": True, "minutes": None}, 255),
         ("data add raw --preset hippocampus", "data", (Path("raw"), "hippocampus"), {}, 0),
         ("data add --preset phantom", "data", (None, "phantom"), {}, 0),
         ("predict a b -o out", "predict", ([A, Path("b")], OUT, "phantom@champion", "auto"), {}, 1),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.presets import edit_params, load_preset
+from flows.presets import load_preset, preset_edit
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 from pipeline.io.sources import LAYOUTS
@@ -27,7 +27,7 @@ def save_preset(folder: Path, **changes: object) -> Path:
 
 def test_hippocampus_on_the_shipped_params_keeps_every_comment(project: Path) -> None:
     before = PARAMS.read_text()
-    edit = edit_params(load_preset("hippocampus", PRESETS), PARAMS)
+    edit = preset_edit(load_preset("hippocampus", PRESETS), PARAMS)
     assert PARAMS.read_text() == before  # nothing is written yet
     old, new = before.splitlines(), edit.text.splitlines()
     changed = [number for number, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
@@ -45,7 +45,7 @@ def test_hippocampus_on_the_shipped_params_keeps_every_comment(project: Path) ->
 def test_there_and_back_is_the_shipped_file_byte_by_byte(project: Path) -> None:
     before = PARAMS.read_bytes()
     for name in ("hippocampus", "luna16", "dsb2018", "lidc", "phantom"):
-        PARAMS.write_text(edit_params(load_preset(name, PRESETS), PARAMS).text)
+        PARAMS.write_text(preset_edit(load_preset(name, PRESETS), PARAMS).text)
     assert PARAMS.read_bytes() == before
 
 
@@ -61,20 +61,20 @@ def test_every_preset_sets_the_same_keys_and_a_layout_that_is_there(project: Pat
     for name, preset in presets.items():
         assert keys(preset.params) == expected, name
         assert preset.dataset.layout in LAYOUTS
-        edit_params(preset, PARAMS)  # values are legal
+        preset_edit(preset, PARAMS)  # values are legal
 
 
 def test_the_users_own_values_stay(project: Path) -> None:
     PARAMS.write_text(
         PARAMS.read_text().replace("link_iou: 0.3  ", "link_iou: 0.25 ").replace("salt: split", "salt: mine")
     )
-    PARAMS.write_text(edit_params(load_preset("hippocampus", PRESETS), PARAMS).text)
+    PARAMS.write_text(preset_edit(load_preset("hippocampus", PRESETS), PARAMS).text)
     params = load_params(PARAMS)
     assert (params.predict.link_iou, params.split.salt) == (0.25, "mine")
 
 
 def test_the_same_preset_again_changes_nothing(project: Path) -> None:
-    edit = edit_params(load_preset("phantom", PRESETS), PARAMS)
+    edit = preset_edit(load_preset("phantom", PRESETS), PARAMS)
     assert edit.changes == ()
     assert edit.text == PARAMS.read_text()
 
@@ -102,7 +102,7 @@ def test_all_unknown_keys_of_a_preset_are_listed(project: Path) -> None:
     }
     preset = load_preset("mine", save_preset(project, params=params))
     with pytest.raises(SegtrailError, match="4 problems") as caught:
-        edit_params(preset, PARAMS)
+        preset_edit(preset, PARAMS)
     assert "unknown params key 'register.modle_name' (fix: use one of: class_margin, " in caught.value.what
     assert "unknown params key 'train.unnet' (fix: use one of: maskrcnn, unet)" in caught.value.what
     assert "plan must be a section" in caught.value.what
@@ -112,14 +112,14 @@ def test_all_unknown_keys_of_a_preset_are_listed(project: Path) -> None:
 def test_a_value_of_a_preset_that_is_not_legal(project: Path) -> None:
     preset = load_preset("mine", save_preset(project, params={"evaluate": {"baseline": "magic"}}))
     with pytest.raises(SegtrailError, match="evaluate.baseline = 'magic'") as caught:
-        edit_params(preset, PARAMS)
+        preset_edit(preset, PARAMS)
     assert caught.value.where == "presets, data set hippocampus"
 
 
 def test_params_that_are_wrong_already_are_blamed_themselves(project: Path) -> None:
     PARAMS.write_text(PARAMS.read_text().replace("  salt:", "  slat:"))
     with pytest.raises(SegtrailError, match="split.slat: unknown key") as caught:
-        edit_params(load_preset("hippocampus", PRESETS), PARAMS)
+        preset_edit(load_preset("hippocampus", PRESETS), PARAMS)
     assert caught.value.where == "params.yaml"
 
 

@@ -16,6 +16,7 @@ from small_project import SmallProject, wait_until
 from flows.locks import is_alive
 from flows.repro import Console
 from flows.summary import summarise
+from pipeline.config import load_params
 
 
 @pytest.fixture
@@ -122,6 +123,23 @@ def test_arguments_go_to_dvc(small: SmallProject) -> None:
     assert "second" not in run.stdout
     assert not (small.folder / "out").exists()
     assert small.run("repro", "--no-such-option").returncode == 254  # DVC's for a wrong command line
+
+
+def test_minutes_are_written_into_the_params_of_the_models_in_use(small: SmallProject) -> None:
+    path = small.folder / "params.yaml"
+    path.write_text(path.read_text().replace("models: [unet, maskrcnn]", "models: [unet]"))
+    comments = [line for line in path.read_text().splitlines() if "max_minutes" not in line]
+    run = small.run("repro", "first", "--dry", "--minutes", "12.5")
+    assert run.returncode == 0, run.stderr
+    assert "segtrail: params.yaml: train.unet.max_minutes: 5.0 -> 12.5" in run.stdout
+    params = load_params(path)
+    assert params.train.unet.max_minutes == 12.5
+    assert params.train.maskrcnn.max_minutes == 5.5
+    assert [line for line in path.read_text().splitlines() if "max_minutes" not in line] == comments
+    wrong = small.run("repro", "--dry", "--minutes", "0")
+    assert wrong.returncode == 1
+    assert "train.unet.max_minutes = 0.0" in wrong.stderr
+    assert load_params(path).train.unet.max_minutes == 12.5
 
 
 def test_two_at_once_one_leaves_and_one_waits(small: SmallProject) -> None:
