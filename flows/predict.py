@@ -9,7 +9,9 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
@@ -27,7 +29,7 @@ from pipeline.io.images import (
     image_suffix,
     is_colour_picture,
 )
-from pipeline.prediction import Predictor
+from pipeline.prediction import STATIONS, Predictor
 from pipeline.progress import Progress, format_seconds
 from pipeline.splits import load_splits
 
@@ -55,8 +57,8 @@ def predict_flow(model: str) -> None:
     def work(case: CaseRecord) -> None:
         predictor.predict_files([Path(path) for path in case.images], temporary, case.case_id, timed=False)
 
-    # One case at a time: the network already uses every core.
-    map_cases(work, cases, f"predict {model}", lambda case: case.case_id, workers=1)
+    # One case is computed at a time; the network already uses every core.
+    map_cases(work, cases, f"predict {model}", lambda case: case.case_id, workers=STATIONS)
     shutil.rmtree(output, ignore_errors=True)
     temporary.replace(output)
 
@@ -79,23 +81,35 @@ def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -
     predictor = Predictor(bundle, settings, choose_device(devices), identity)
     output.mkdir(parents=True, exist_ok=True)
     progress = Progress("predict", len(cases))
-    for case_id, images in sorted(cases.items()):
+
+    def work(case: tuple[str, list[Path]]) -> dict[str, Any] | SegtrailError:
         try:
-            record = predictor.predict_files(images, output, case_id)
+            return predictor.predict_files(case[1], output, case[0])
         except SegtrailError as error:
-            errors.append(error)
-            progress.step(f"{case_id} FAILED")
-            continue
-        volumes = ", ".join(
-            f"{name} {value:.0f} {size.partition('_')[2]}"
-            for name, sizes in record["labels"].items()
-            for size, value in sizes.items()
-            if size != "voxels"
-        )
-        progress.step(f"{case_id}: {volumes} in {format_seconds(record['seconds'])}")
+            return error
+
+    with ThreadPoolExecutor(STATIONS) as pool:
+        ordered = sorted(cases.items())
+        for (case_id, _), result in zip(ordered, pool.map(work, ordered), strict=True):
+            if isinstance(result, SegtrailError):
+                errors.append(result)
+                progress.step(f"{case_id} FAILED")
+            else:
+                progress.step(f"{case_id}: {_summarize(result)}")
     for problem in errors:
         sys.stderr.write(f"\nsegtrail: error: {problem}\n")
     return 1 if errors else 0
+
+
+def _summarize(record: dict[str, Any]) -> str:
+    """Volumes (areas) of the classes, and the time, for a progress line."""
+    volumes = ", ".join(
+        f"{name} {value:.0f} {size.partition('_')[2]}"
+        for name, sizes in record["labels"].items()
+        for size, value in sizes.items()
+        if size != "voxels"
+    )
+    return f"{volumes} in {format_seconds(record['seconds'])}"
 
 
 def resolve_model(model: str) -> tuple[Bundle, dict[str, str], PredictParams]:

@@ -177,6 +177,7 @@ class TrainSections(Section):
 class PredictParams(Section):
     overlap: Annotated[float, Field(ge=0, le=0.9)]
     mirror: Annotated[str, Field(pattern=r"^(none|x?y?z?)$", min_length=1)]
+    memory_gb: Annotated[float, Field(ge=0.5, le=10_000)]
     min_component_mm3: Annotated[float, Field(ge=0, le=100_000)]
     min_score: Fraction
     label_score: Fraction

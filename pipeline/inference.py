@@ -1,30 +1,33 @@
-"""Gaussian sliding windows over a volume, and the way back to the grid it came from."""
+"""Gaussian sliding windows over a case, to one class a voxel of the grid it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import combinations
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
-from numpy.typing import NDArray
 from torch.nn import functional
 
+from pipeline.class_maps import ClassMap
+from pipeline.errors import SegtrailError
 from pipeline.plan import Plan
-from pipeline.preprocessing import prepare_volume, resample_linear
-from pipeline.volume import Volume, from_canonical, reorientation
+from pipeline.resampling import Shape
+from pipeline.volume import Affine
+from pipeline.windows import Network, Setting, Slab, average_mirrors, sum_windows
 
-Network = Callable[[torch.Tensor], torch.Tensor]
+LOGGER = logging.getLogger("segtrail")
+OUT_OF_MEMORY = ("allocate memory", "not enough memory", "could not create a memory", "bad_alloc")
+SMALLER = "raise predict.memory_gb, or plan.spacing_mm, or lower plan.patch_size and train again"
 
 
 def predict_logits(
     network: Network, image: torch.Tensor, plan: Plan, overlap: float, mirror_axes: str
 ) -> torch.Tensor:
-    """Runs a network over a whole prepared case.
+    """Runs a network over a whole prepared case and keeps all classes.
 
     Args:
-        network: (N, C, X, Y, Z) to logits (N, classes, X, Y, Z).
+        network: (N, C, X, Y, Z) to new logits (N, classes, X, Y, Z).
         image: (C, X, Y, Z) on the plan's spacing, on the network's device.
         plan: Gives window and padding.
         overlap: Of neighbouring windows, as a share of the window.
@@ -33,31 +36,94 @@ def predict_logits(
     Returns:
         (classes, X, Y, Z) logits on the CPU.
     """
-    padded, inner = _pad_to_patch(image, plan)
-    axes = [2 + "xyz".index(axis) for axis in mirror_axes if plan.patch_size["xyz".index(axis)] > 1]
-    flips = [chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n)]
-
-    def averaged(windows: torch.Tensor) -> torch.Tensor:
-        total = network(windows)
-        for flip in flips[1:]:
-            total = total + network(windows.flip(flip)).flip(flip)
-        return total / len(flips)
-
+    setting = Setting(1 if image.device.type == "cpu" else 4, torch.float32, image.device, image.device)
     with torch.inference_mode():
-        logits = sliding_window_inference(
-            padded[None],
-            plan.patch_size,
-            sw_batch_size=1 if image.device.type == "cpu" else 4,
-            predictor=averaged,
-            overlap=overlap,
-            mode="gaussian",
-            sigma_scale=0.125,
-            sw_device=image.device,
-            device=torch.device("cpu"),  # the sum over a large volume with many classes outgrows a GPU
-        )
-    if not isinstance(logits, torch.Tensor):
-        raise TypeError("the network must return one tensor")
-    return logits[0][(slice(None), *inner)].float().cpu()
+        found = _slabs(network, image, plan, overlap, mirror_axes, setting)
+        # The next slab overwrites this one.
+        slabs = [replace(slab, logits=slab.logits.to("cpu", copy=True)) for slab in found]
+        return torch.cat([slab.logits for slab in slabs], dim=1 + slabs[0].axis)
+
+
+def predict_classes(
+    network: Network,
+    image: torch.Tensor,
+    grid: tuple[tuple[int, ...], Affine],
+    plan: Plan,
+    overlap: float,
+    mirror_axes: str,
+    settings: Sequence[Setting],
+    where: str,
+) -> ClassMap:
+    """The most probable class of each voxel of the source grid, and its probability.
+
+    Args:
+        network: In evaluation mode.
+        image: (C, X, Y, Z) on the plan's spacing, as `prepare_volume` makes it.
+        grid: (X, Y, Z) and affine of the source.
+        plan: The plan the network was trained with.
+        overlap, mirror_axes: See `predict_logits`.
+        settings: Tried in this order: the next one where memory runs out.
+        where: Case id and file, for errors.
+
+    Raises:
+        SegtrailError: Memory ran out with every setting.
+    """
+    for number, setting in enumerate(settings):
+        try:
+            with torch.inference_mode():
+                return _fill(network, image, grid, plan, overlap, mirror_axes, setting)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        following = settings[number + 1] if number + 1 < len(settings) else None
+        LOGGER.warning(
+            "%s: out of memory with %s (%s); %s",
+            where, setting, reason[:160], f"again with {following}" if following else "no smaller setting",
+        )  # fmt: skip
+    raise SegtrailError("memory ran out with the smallest setting", where, f"free memory, {SMALLER}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on the CPU or on a GPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def _fill(
+    network: Network,
+    image: torch.Tensor,
+    grid: tuple[tuple[int, ...], Affine],
+    plan: Plan,
+    overlap: float,
+    mirror_axes: str,
+    setting: Setting,
+) -> ClassMap:
+    x, y, z = image.shape[1:]
+    shape: Shape = (x, y, z)
+    classes = ClassMap(*grid, shape)
+    for slab in _slabs(network, image, plan, overlap, mirror_axes, setting):
+        classes.add(slab)
+    return classes
+
+
+def _slabs(
+    network: Network, image: torch.Tensor, plan: Plan, overlap: float, mirror_axes: str, setting: Setting
+) -> Iterator[Slab]:
+    """Finished slabs without the padding around the image."""
+    padded, inner = _pad_to_patch(image, plan)
+    axes = ["xyz".index(axis) for axis in mirror_axes if plan.patch_size["xyz".index(axis)] > 1]
+    for slab in sum_windows(average_mirrors(network, axes), padded, plan.patch_size, overlap, setting):
+        first, end = slab.first, slab.first + slab.logits.shape[1 + slab.axis]
+        own = inner[slab.axis]
+        low, high = max(first, own.start), min(end, own.stop)
+        if low < high:
+            cut = list(inner)
+            cut[slab.axis] = slice(low - first, high - first)
+            yield Slab(slab.axis, low - own.start, slab.logits[(slice(None), *cut)])
 
 
 def _pad_to_patch(image: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, tuple[slice, ...]]:
@@ -73,33 +139,3 @@ def _pad_to_patch(image: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, tuple[
         for channel, how in zip(image, plan.normalization, strict=True)
     ]
     return torch.stack(channels), inner
-
-
-def predict_probabilities(
-    network: Network,
-    volume: Volume,
-    plan: Plan,
-    overlap: float,
-    mirror_axes: str,
-    device: torch.device,
-    where: str,
-) -> NDArray[np.float32]:
-    """Class probabilities on the source grid.
-
-    Args:
-        network: In evaluation mode, on `device`.
-        volume: As read, any orientation and spacing.
-        plan: The plan the network was trained with.
-        overlap, mirror_axes: See `predict_logits`.
-        device: Where the network runs.
-        where: Case id and file, for errors.
-
-    Returns:
-        (classes, X, Y, Z) float32 in the axis order of `volume`, summing to 1 over classes.
-    """
-    image = prepare_volume(volume, plan, where).to(device)
-    logits = predict_logits(network, image, plan, overlap, mirror_axes)
-    axes, _ = reorientation(volume.affine)
-    x, y, z = (volume.array.shape[1 + axis] for axis in axes)
-    probabilities = resample_linear(logits.softmax(dim=0), (x, y, z))
-    return np.ascontiguousarray(from_canonical(probabilities.numpy(), volume.affine))

@@ -3,27 +3,88 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.allocation import keep_freed_memory
 from pipeline.bundle import Bundle
 from pipeline.config import PredictParams
-from pipeline.inference import predict_probabilities
+from pipeline.errors import SegtrailError
+from pipeline.inference import predict_classes
+from pipeline.inference_memory import (
+    UNREAD,
+    CaseSize,
+    Memory,
+    choose_settings,
+    object_bytes,
+    writing_bytes,
+)
 from pipeline.instance_inference import predict_objects
 from pipeline.io.images import COLOURS, load_volume, prediction_suffix, save_instance_map, save_label_map
+from pipeline.io.sizes import unpacked_bytes
 from pipeline.models.maskrcnn import MaskRCNN
 from pipeline.overlays import draw_overlay
+from pipeline.plan import Plan
 from pipeline.postprocessing import build_prediction, to_prediction
-from pipeline.volume import LabelMap, Prediction, Volume, voxel_size_mm
+from pipeline.preprocessing import prepare_volume, target_shape
+from pipeline.volume import LabelMap, Prediction, Volume, spacing_mm, to_canonical, voxel_size_mm
+from pipeline.windows import Setting
+
+STATIONS = 3  # reading, computing, writing: as many cases are in flight at most
+
+
+@dataclass
+class _Case:
+    """A case that has been read.
+
+    Attributes:
+        volume: As read.
+        image: What a U-Net sees, on the plan's grid; empty once it was taken.
+        settings: How its windows may be run, the first one preferred.
+    """
+
+    volume: Volume
+    image: torch.Tensor
+    settings: list[Setting]
+
+    def take_image(self) -> torch.Tensor:
+        """The image, which ends with whoever takes it: the objects are found without it."""
+        image, self.image = self.image, torch.empty(0)
+        return image
+
+
+class _Stopwatch:
+    """Adds up the seconds within its `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self.started = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.monotonic() - self.started
+
+
+def _measure_case(volume: Volume, plan: Plan) -> CaseSize:
+    array, affine = to_canonical(volume.array, volume.affine)
+    shape = target_shape(array.shape, spacing_mm(affine), plan)
+    return CaseSize(array.nbytes, math.prod(array.shape[1:]), shape)
 
 
 class Predictor:
     """A bundle ready to predict.
+
+    Threads may share it: one case is read while one is computed and one is written, each at its own station,
+    as far as `predict.memory_gb` allows.
 
     Args:
         bundle: The model.
@@ -35,6 +96,8 @@ class Predictor:
     def __init__(
         self, bundle: Bundle, params: PredictParams, device: torch.device, identity: dict[str, Any]
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.plan = bundle.metadata.plan
         self.params = params
         self.device = device
@@ -43,6 +106,8 @@ class Predictor:
         # Only views that the network has been trained on help.
         flipped = bundle.metadata.params.get("augmentation", {}).get("flip_axes", ())
         self.mirror_axes = "".join(axis for axis in flipped if axis in params.mirror.replace("none", ""))
+        self._memory = Memory(params.memory_gb)
+        self._stations = [threading.Lock() for _ in range(STATIONS)]
 
     def predict(self, volume: Volume, where: str) -> Prediction:
         """Label map and instances on the grid of `volume`.
@@ -51,16 +116,8 @@ class Predictor:
             volume: As read from disk.
             where: Case id and file, for errors.
         """
-        if isinstance(self.network, MaskRCNN):
-            ids, classes, scores = predict_objects(
-                self.network, volume, self.plan, self.params, self.device, where
-            )
-            score = self.params.label_score
-            return build_prediction(ids, classes, scores, volume.affine, self.plan, self.params, score)
-        probabilities = predict_probabilities(
-            self.network, volume, self.plan, self.params.overlap, self.mirror_axes, self.device, where
-        )
-        return to_prediction(probabilities, volume.affine, self.plan, self.params)
+        with self._memory.share() as hold:
+            return self._compute(self._prepare(volume, where, hold), where)
 
     def predict_files(
         self, images: Sequence[Path], output: Path, case_id: str, timed: bool = True
@@ -74,38 +131,83 @@ class Predictor:
                 channels are R, G, B, a grey picture is each of them.
             output: Existing folder.
             case_id: Stem of the written files.
-            timed: Write the seconds; without them the same input gives the same bytes.
+            timed: Write the seconds of work; without them the same input gives the same bytes.
 
         Returns:
             The record that was written as JSON; it is written last.
 
         Raises:
-            SegtrailError: The image cannot be read or does not fit the model, or a PNG cannot hold the labels
-                (255 at most) or the instances (65535).
+            SegtrailError: The image cannot be read or does not fit the model, a PNG cannot hold the labels
+                (255 at most) or the instances (65535), or there is too little memory.
         """
-        started = time.monotonic()
         (output / f"{case_id}.json").unlink(missing_ok=True)
-        volume = self._load(images)
-        prediction = self.predict(volume, f"{case_id} ({images[0]})")
+        where = f"{case_id} ({images[0]})"
+        reading, computing, writing = self._stations
+        seconds = _Stopwatch()
+        with self._memory.share() as hold:
+            with reading, seconds:
+                hold(UNREAD * unpacked_bytes(images))
+                case = self._prepare(self._load(images, where), where, hold)
+            with computing, seconds:
+                prediction = self._compute(case, where)
+                volume = case.volume
+                del case
+            with writing, seconds:
+                hold(writing_bytes(_measure_case(volume, self.plan)))
+                record = self._write(prediction, volume, images, output, case_id)
+        if timed:
+            record["seconds"] = round(seconds.seconds, 3)
+        (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return record
+
+    def _prepare(self, volume: Volume, where: str, hold: Callable[[int], None]) -> _Case:
+        """Takes memory for the whole case, then makes the image that the network sees."""
+        size = _measure_case(volume, self.plan)
+        if isinstance(self.network, MaskRCNN):
+            hold(object_bytes(size) + 4 * len(self.plan.channels) * math.prod(size.plan_shape))
+            return _Case(volume, torch.empty(0), [])
+        settings, peak = choose_settings(
+            size, self.plan, self.params.overlap, self.device, self._memory, where
+        )
+        hold(peak)
+        return _Case(volume, prepare_volume(volume, self.plan, where), settings)
+
+    def _compute(self, case: _Case, where: str) -> Prediction:
+        volume = case.volume
+        if isinstance(self.network, MaskRCNN):
+            ids, classes, scores = predict_objects(
+                self.network, volume, self.plan, self.params, self.device, where
+            )
+            score = self.params.label_score
+            return build_prediction(ids, classes, scores, volume.affine, self.plan, self.params, score)
+        found = predict_classes(
+            self.network, case.take_image(), (volume.array.shape[1:], volume.affine), self.plan,
+            self.params.overlap, self.mirror_axes, case.settings, where,
+        )  # fmt: skip
+        return to_prediction(found.winner, found.probability, volume.affine, self.plan, self.params)
+
+    def _write(
+        self, prediction: Prediction, volume: Volume, images: Sequence[Path], output: Path, case_id: str
+    ) -> dict[str, Any]:
+        """Writes all but the record."""
         suffix = prediction_suffix(images)
         save_label_map(prediction.label_map, output / f"{case_id}_labels{suffix}", images[0])
         instances = LabelMap(prediction.instances.array, volume.affine)
         save_instance_map(instances, output / f"{case_id}_instances{suffix}", images[0])
         draw_overlay(volume, prediction.label_map, None, output / f"{case_id}_overlay.png", case_id)
-        record = {
+        return {
             "case_id": case_id,
             "input": [str(path) for path in images],
             "model": self.identity,
             "settings": self.params.model_dump(mode="json"),
             **self._measure(prediction, volume),
         }
-        if timed:
-            record["seconds"] = round(time.monotonic() - started, 3)
-        (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        return record
 
-    def _load(self, images: Sequence[Path]) -> Volume:
-        volume = load_volume(images)
+    def _load(self, images: Sequence[Path], where: str) -> Volume:
+        try:
+            volume = load_volume(images)
+        except MemoryError:
+            raise SegtrailError("memory ran out while the image was read", where, "free memory") from None
         grey = len(volume.array) == 1 and prediction_suffix(images) == ".png"
         if grey and self.plan.channels == COLOURS:
             return Volume(np.repeat(volume.array, len(COLOURS), axis=0), volume.affine)

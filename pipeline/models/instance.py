@@ -25,6 +25,7 @@ from pipeline.slices import require_detection, window_scale
 VALIDATION = PredictParams(
     overlap=0.25,
     mirror="none",
+    memory_gb=10_000,
     min_component_mm3=0,
     min_score=0.05,
     label_score=0.5,

@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from pipeline.errors import SegtrailError
-from pipeline.inference import predict_logits, predict_probabilities
+from pipeline.inference import predict_classes, predict_logits
+from pipeline.inference_memory import list_settings
 from pipeline.plan import ChannelNormalization, Plan
-from pipeline.volume import Volume, spacing_mm
+from pipeline.preprocessing import prepare_volume, resample_linear
+from pipeline.volume import Volume, from_canonical, reorientation, spacing_mm
+from pipeline.windows import Network, Setting
+
+CPU = torch.device("cpu")
+SINGLE, HALF = list_settings(CPU)
 
 
 def make_plan(patch: tuple[int, int, int], spacing: tuple[float, float, float]) -> Plan:
@@ -24,6 +30,24 @@ def make_plan(patch: tuple[int, int, int], spacing: tuple[float, float, float]) 
 def threshold(image: torch.Tensor) -> torch.Tensor:
     """A network that calls bright what is above zero."""
     return torch.cat([-image, image], dim=1) * 10
+
+
+def predict(
+    network: Network, volume: Volume, plan: Plan, mirror: str = "", setting: Setting = SINGLE
+) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Index and probability of the winner, slab by slab."""
+    image = prepare_volume(volume, plan, "case")
+    grid = volume.array.shape[1:], volume.affine
+    found = predict_classes(network, image, grid, plan, 0.5, mirror, [setting], "case")
+    return found.winner, found.probability
+
+
+def predict_whole(network: Network, volume: Volume, plan: Plan, mirror: str = "") -> np.ndarray:  # type: ignore[type-arg]
+    """Probabilities of all classes on the source grid, all at once."""
+    logits = predict_logits(network, prepare_volume(volume, plan, "case"), plan, 0.5, mirror)
+    axes, _ = reorientation(volume.affine)
+    x, y, z = (volume.array.shape[1 + axis] for axis in axes)
+    return from_canonical(resample_linear(logits.softmax(dim=0), (x, y, z)).numpy(), volume.affine)
 
 
 def rotated_affine() -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -70,12 +94,11 @@ def test_a_box_comes_back_to_its_place_on_an_oblique_grid(plan_spacing: tuple[fl
     array[0, 6:18, 4:16, 3:10] = 80
     volume = Volume(array, rotated_affine())
     assert spacing_mm(volume.affine) == pytest.approx((1.5, 2.0, 4.0))
-    probabilities = predict_probabilities(
-        threshold, volume, make_plan((16, 16, 16), plan_spacing), 0.5, "", torch.device("cpu"), "case"
-    )
-    assert probabilities.shape == (2, 30, 26, 14)
-    np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=1e-5)
-    found, truth = probabilities[1] > 0.5, array[0] > 0
+    winner, probability = predict(threshold, volume, make_plan((16, 16, 16), plan_spacing))
+    assert winner.shape == probability.shape == (30, 26, 14)
+    assert probability.min() >= 0.5  # of two classes
+    assert probability.max() <= 1 + 1e-6
+    found, truth = winner == 1, array[0] > 0
     overlap = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert overlap > (0.999 if plan_spacing == (1.5, 2.0, 4.0) else 0.9)
 
@@ -95,19 +118,14 @@ def test_outside_is_air_for_ct() -> None:
 def test_the_wrong_number_of_channels_is_one_clear_error() -> None:
     volume = Volume(np.zeros((2, 8, 8, 8), np.float32), np.eye(4))
     with pytest.raises(SegtrailError, match=r"2 channel\(s\), the model wants 1: CT"):
-        predict_probabilities(
-            threshold, volume, make_plan((8, 8, 8), (1, 1, 1)), 0.5, "", torch.device("cpu"), "case"
-        )
+        predict(threshold, volume, make_plan((8, 8, 8), (1, 1, 1)))
 
 
 def test_not_a_number_is_refused() -> None:
     array = np.zeros((1, 8, 8, 8), np.float32)
     array[0, 1, 1, 1] = np.nan
     with pytest.raises(SegtrailError, match="1 voxels are NaN"):
-        predict_probabilities(
-            threshold, Volume(array, np.eye(4)), make_plan((8, 8, 8), (1, 1, 1)), 0.5, "",
-            torch.device("cpu"), "case",
-        )  # fmt: skip
+        predict(threshold, Volume(array, np.eye(4)), make_plan((8, 8, 8), (1, 1, 1)))
 
 
 def test_mirroring_keeps_to_the_axes_it_is_given() -> None:
@@ -121,3 +139,91 @@ def test_mirroring_keeps_to_the_axes_it_is_given() -> None:
     predict_logits(record, image, make_plan((8, 8, 8), (1, 1, 1)), 0.5, mirror_axes="x")
     assert len(seen) == 2
     assert torch.equal(seen[1], seen[0].flip(2))
+
+
+def blurred(image: torch.Tensor) -> torch.Tensor:
+    """Five classes that depend on the place in the window and on neighbours, as those of a network do."""
+    generator = torch.Generator().manual_seed(1)
+    kernel = torch.randn(5, image.shape[1], 5, 5, 5, generator=generator)
+    return torch.nn.functional.conv3d(image, kernel, padding=2)
+
+
+SHAPES = [
+    ((40, 30, 21), (2.0, 3.0, 1.5)),  # coarser and finer
+    ((21, 40, 30), (1.5, 2.0, 4.0)),  # the plan's own spacing
+    ((30, 21, 45), (0.9, 1.1, 9.0)),
+    ((9, 40, 6), (1.5, 2.0, 4.0)),  # smaller than a window
+]
+
+
+@pytest.mark.parametrize(("shape", "spacing"), SHAPES)
+def test_slabs_say_what_the_whole_volume_says(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
+    array = np.random.default_rng(0).normal(0, 60, (1, *shape)).astype(np.float32)
+    volume, plan = Volume(array, rotated_affine()), make_plan((16, 12, 8), spacing)
+    whole = predict_whole(blurred, volume, plan, "xz")
+    winner, probability = predict(blurred, volume, plan, "xz")
+    two = np.sort(whole, axis=0)[-2:]
+    clear = two[1] - two[0] > 1e-5
+    assert clear.mean() > 0.999
+    np.testing.assert_array_equal(winner[clear], whole.argmax(axis=0)[clear])
+    np.testing.assert_allclose(probability, whole.max(axis=0), atol=2e-6)
+
+
+def test_sums_of_16_bits_differ_only_where_two_classes_are_nearly_equal() -> None:
+    array = np.random.default_rng(0).normal(0, 60, (1, 40, 30, 21)).astype(np.float32)
+    volume, plan = Volume(array, rotated_affine()), make_plan((16, 12, 8), (1.5, 2.0, 4.0))
+    (winner, probability), (other, others) = (
+        predict(blurred, volume, plan, setting=s) for s in (SINGLE, HALF)
+    )
+    assert (winner == other).mean() > 0.998
+    np.testing.assert_allclose(others, probability, atol=0.01)
+
+
+@pytest.mark.parametrize("windows", [1, 3, 5, 100])
+def test_windows_at_once_change_nothing(windows: int) -> None:
+    array = np.random.default_rng(0).normal(0, 60, (1, 20, 12, 40)).astype(np.float32)
+    volume, plan = Volume(array, np.eye(4)), make_plan((12, 12, 8), (1, 1, 1))
+    setting = Setting(windows, torch.float32, CPU, CPU)
+    np.testing.assert_allclose(
+        predict(blurred, volume, plan, setting=setting)[1], predict(blurred, volume, plan)[1], atol=1e-6
+    )
+
+
+def test_an_image_of_one_slice_is_predicted_as_it_is() -> None:
+    array = np.random.default_rng(0).normal(0, 60, (1, 50, 40, 1)).astype(np.float32)
+    volume, plan = Volume(array, np.eye(4)), make_plan((16, 16, 1), (1, 1, 1))
+    np.testing.assert_array_equal(predict(threshold, volume, plan)[0], array[0] > 0)
+
+
+def test_memory_that_runs_out_is_answered_with_the_next_setting(caplog: pytest.LogCaptureFixture) -> None:
+    """The allocator of the CPU itself refuses."""
+    calls = []
+
+    def greedy(image: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return threshold(image)
+
+    image = torch.randn(1, 20, 20, 20, generator=torch.Generator().manual_seed(0))
+    plan, grid = make_plan((8, 8, 8), (1, 1, 1)), ((20, 20, 20), np.eye(4))
+    with caplog.at_level("WARNING", logger="segtrail"):
+        found = predict_classes(greedy, image, grid, plan, 0.5, "", [SINGLE, HALF], "case 7")
+    np.testing.assert_array_equal(found.winner, image[0].numpy() > 0)
+    assert "case 7: out of memory with 1 window(s) at once, sums of 32 bits" in caplog.text
+    assert "again with 1 window(s) at once, sums of 16 bits" in caplog.text
+    calls.clear()
+    with pytest.raises(SegtrailError, match="smallest setting") as error:
+        predict_classes(greedy, image, grid, plan, 0.5, "", [HALF], "case 7")
+    assert "predict.memory_gb" in error.value.fix
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    def broken(image: torch.Tensor) -> torch.Tensor:
+        return torch.ones(2, 3) @ image[0, 0, 0]
+
+    image, grid = torch.zeros(1, 8, 8, 8), ((8, 8, 8), np.eye(4))
+    with pytest.raises(RuntimeError, match="size mismatch|shapes cannot be multiplied"):
+        predict_classes(broken, image, grid, make_plan((8, 8, 8), (1, 1, 1)), 0.5, "", [SINGLE, HALF], "x")

@@ -12,8 +12,8 @@ from pipeline.postprocessing import build_prediction, to_prediction
 
 def settings(min_component_mm3: float = 0.0, min_score: float = 0.0) -> PredictParams:
     return PredictParams(
-        overlap=0.5, mirror="none", min_component_mm3=min_component_mm3, min_score=min_score, label_score=0.5,
-        duplicate_iou=0.5, link_iou=0.3,
+        overlap=0.5, mirror="none", memory_gb=6.0, min_component_mm3=min_component_mm3, min_score=min_score,
+        label_score=0.5, duplicate_iou=0.5, link_iou=0.3,
     )  # fmt: skip
 
 
@@ -38,8 +38,12 @@ def probabilities() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return p
 
 
+def winners(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    return p.argmax(axis=0).astype(np.uint8), p.max(axis=0)
+
+
 def test_values_are_those_of_the_data_set(plan: Plan, probabilities: np.ndarray) -> None:  # type: ignore[type-arg]
-    prediction = to_prediction(probabilities, np.eye(4), plan, settings())
+    prediction = to_prediction(*winners(probabilities), np.eye(4), plan, settings())
     values, counts = np.unique(prediction.label_map.array, return_counts=True)
     assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {0: 501, 2: 9, 4: 2}
 
@@ -47,7 +51,7 @@ def test_values_are_those_of_the_data_set(plan: Plan, probabilities: np.ndarray)
 def test_ids_fall_with_the_score(plan: Plan, probabilities: np.ndarray) -> None:  # type: ignore[type-arg]
     affine = np.diag([2.0, 3.0, 4.0, 1.0])
     affine[:3, 3] = [10, 20, 30]
-    instances = to_prediction(probabilities, affine, plan, settings()).instances
+    instances = to_prediction(*winners(probabilities), affine, plan, settings()).instances
     assert [(i.id, i.label, i.voxels) for i in instances.items] == [(1, 2, 1), (2, 4, 2), (3, 2, 8)]
     assert [i.score for i in instances.items] == pytest.approx([0.9, 0.8, 0.6])
     # Centre of voxels (5, 5, 4) and (5, 5, 5): (5, 5, 4.5) voxels.
@@ -59,7 +63,7 @@ def test_ids_fall_with_the_score(plan: Plan, probabilities: np.ndarray) -> None:
 def test_small_components_go_by_volume_in_mm3(plan: Plan, probabilities: np.ndarray) -> None:  # type: ignore[type-arg]
     # Voxels of 0.5 mm3: 8, 2 and 1 voxels are 4, 1 and 0.5 mm3.
     affine = np.diag([0.5, 1.0, 1.0, 1.0])
-    kept = to_prediction(probabilities, affine, plan, settings(min_component_mm3=1.0))
+    kept = to_prediction(*winners(probabilities), affine, plan, settings(min_component_mm3=1.0))
     assert [i.voxels for i in kept.instances.items] == [2, 8]
     assert int((kept.label_map.array > 0).sum()) == 10
 
@@ -67,7 +71,7 @@ def test_small_components_go_by_volume_in_mm3(plan: Plan, probabilities: np.ndar
 def test_nothing_found(plan: Plan) -> None:
     p = np.zeros((3, 4, 4, 4), np.float32)
     p[0] = 1
-    prediction = to_prediction(p, np.eye(4), plan, settings())
+    prediction = to_prediction(*winners(p), np.eye(4), plan, settings())
     assert not prediction.label_map.array.any()
     assert prediction.instances.items == ()
 
