@@ -31,6 +31,7 @@ OUTPUT = Path("data/preprocessed")
 PROCESS_VOXELS = 200_000_000
 WORKER_BYTES = 400 << 20  # of a process before its first case
 GIB = 1 << 30
+WORK = "pipeline.case_preprocessing:preprocess_case"  # by name: PyTorch is loaded in the workers alone
 
 
 def case_key(case: CaseRecord, plan: Plan, dtype: str, code: str) -> str:
@@ -86,7 +87,7 @@ def _preprocessor(
         yield lambda case: preprocess_case(case, plan, dtype, OUTPUT)
         return
     fix = f"a larger plan.spacing_mm (now {list(plan.spacing_mm)})"
-    with WorkerPool("pipeline.case_preprocessing:preprocess_case", workers) as pool:
+    with WorkerPool(WORK, workers) as pool:
         yield lambda case: pool.run(f"{case.case_id} ({case.images[0]})", fix, case, plan, dtype, OUTPUT)
 
 

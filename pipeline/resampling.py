@@ -107,6 +107,8 @@ def resample_indices(indices: NDArray[np.uint8], shape: Shape) -> NDArray[np.uin
         indices: (X, Y, Z).
         shape: New X, Y, Z.
     """
+    if indices.shape == shape:
+        return indices.copy(order="C")
     order = slowest_first(indices)
     source, result = indices.transpose(order), np.zeros(shape, np.uint8)
     target = torch.from_numpy(result.transpose(order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ import flows.preprocess
 import pipeline.case_preprocessing
 from flows.preprocess import OUTPUT, available_bytes, count_workers, estimate_bytes, preprocess_flow
 from pipeline.cases import CaseRecord, load_cases, save_cases
+from pipeline.errors import SegtrailError
 from pipeline.plan import ChannelNormalization, Plan, load_plan
-from pipeline.store import load_case
+from pipeline.store import Manifest, load_case
 
 CASES = Path("data/inspected/cases.csv")
 PLAN = Path("data/plan/plan.json")
@@ -112,6 +114,43 @@ def test_worker_processes_make_the_same_store(cases: list[str], monkeypatch: pyt
     monkeypatch.setattr(pipeline.case_preprocessing, "save_case", None)  # nothing is computed in this process
     preprocess_flow.fn()
     assert {path.name: path.read_bytes() for path in OUTPUT.iterdir()} == inside
+
+
+# In place of the real work, which takes seconds to load: a process that is killed on one case.
+DEADLY = """
+import os, signal
+from dataclasses import fields
+from pathlib import Path
+import numpy as np
+from pipeline.store import StoredCase, save_case
+
+def work(case, plan, dtype, folder):
+    if case.case_id == "one" and Path("deadly").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    zeros = (np.float16, np.uint8, np.int16, np.uint16, np.uint8)
+    return save_case(folder, case.case_id, StoredCase(*(np.zeros((1, 1, 1, 1), t) for t in zeros)))
+"""
+
+
+def test_a_case_that_kills_its_worker_is_named_and_the_others_are_kept(
+    cases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("deadly_work.py").write_text(DEADLY)
+    Path("deadly").touch()
+    monkeypatch.setenv("PYTHONPATH", f"{PROJECT}{os.pathsep}{Path.cwd()}")
+    monkeypatch.setenv("SEGTRAIL_WORKERS", "1")
+    monkeypatch.setattr(flows.preprocess, "PROCESS_VOXELS", 0)
+    monkeypatch.setattr(flows.preprocess, "WORK", "deadly_work:work")
+    with pytest.raises(
+        SegtrailError, match=r"died twice[\s\S]*SIGKILL[\s\S]*where: one \([\s\S]*plan.spacing_mm"
+    ):
+        preprocess_flow.fn()
+    kept = set(Manifest(OUTPUT).entries)
+    assert "none" in kept  # by name, "one" comes next
+    assert "one" not in kept
+    Path("deadly").unlink()
+    preprocess_flow.fn()
+    assert set(Manifest(OUTPUT).entries) == set(cases)
 
 
 def test_fewer_workers_where_memory_is_short(
