@@ -69,6 +69,7 @@ def run_job(job: TrainingJob) -> None:
     import pytorch_lightning as pl
     import torch
 
+    from pipeline.allocation import keep_freed_memory
     from pipeline.bundle import save_bundle
     from pipeline.devices import parse_devices
     from pipeline.training import HISTORY, fit
@@ -86,6 +87,8 @@ def run_job(job: TrainingJob) -> None:
     # On a GPU this flag replaces torchvision's region pooling by a slow one that needs a compiler.
     on_cpu = parse_devices(job.devices)["accelerator"] == "cpu"
     torch.use_deterministic_algorithms(on_cpu, warn_only=True)
+    if on_cpu:
+        keep_freed_memory()
     module, data = build_training(
         job.model, plan, job.params, job.store, job.training_cases, job.validation_cases, job.workers
     )

@@ -16,11 +16,12 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from pipeline.callbacks import Budget, History, Patience, Resume
 from pipeline.checkpoints import SafetensorsCheckpointIO
-from pipeline.config import TrainParams
+from pipeline.config import InstanceTrainParams, TrainParams
 from pipeline.datamodule import CaseDataModule
 from pipeline.devices import parse_devices
 from pipeline.errors import SegtrailError
 from pipeline.history import complete_history
+from pipeline.inference import is_out_of_memory
 from pipeline.models.base import TrainedModule
 
 LOGGER = logging.getLogger("segtrail")
@@ -63,6 +64,9 @@ def fit(
         params: `train.<model>`.
         scratch: Folder of checkpoints and `history.csv`; must not be an output of DVC.
         devices: See `parse_devices`.
+
+    Raises:
+        SegtrailError: The training diverged, or memory ran out; a checkpoint is kept.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -88,8 +92,22 @@ def fit(
     checkpoint = scratch / RESUME
     if checkpoint.exists():
         LOGGER.info("continuing the interrupted training from %s", checkpoint)
-    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_large(error, params, trainer.global_step) from error
     return _result(trainer, module, data, budget, patience, scratch)
+
+
+def _too_large(error: BaseException, params: TrainParams, step: int) -> SegtrailError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(params, InstanceTrainParams):
+        fix = "lower train.maskrcnn.batch_size, or plan.detection_window, or use a smaller backbone"
+    else:
+        fix = "lower plan.batch_size (at least 2), plan.max_patch_voxels or plan.base_features"
+    return SegtrailError(f"memory ran out in step {step}: {reason}", "params.yaml: plan, train", fix)
 
 
 def _trainer(params: TrainParams, devices: str, batch_size: int, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -169,6 +169,38 @@ def test_a_loss_that_is_no_number_is_one_clear_error(tmp_path: Path, model: str)
     assert not job.output.exists()
 
 
+LIMITED = """
+import resource, sys
+import psutil, torch
+import monai.losses, torchvision
+from pathlib import Path
+from pipeline import bundle, errors, train_worker, training, training_setup
+
+torch.set_num_threads(1)
+job = train_worker.TrainingJob.model_validate_json(Path(sys.argv[1]).read_text())
+limit = psutil.Process().memory_info().vms + (400 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    train_worker.run_job(job)
+except errors.SegtrailError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_memory_that_does_not_suffice_is_one_clear_error(tmp_path: Path) -> None:
+    """A process that may take 400 MB more trains on patches that need several GB."""
+    job = make_job(tmp_path, "large")
+    wide = cube_plan().model_copy(update={"patch_size": (64, 64, 64), "batch_size": 64})
+    wide.save(job.plan)
+    (tmp_path / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "job.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "memory ran out in step 0" in done.stderr, done.stderr
+    assert "lower plan.batch_size" in done.stderr
+    assert not job.output.exists()
+
+
 def test_detection_needs_objects_in_the_plan(tmp_path: Path) -> None:
     job = make_job(tmp_path, "nothing", "maskrcnn")
     cube_plan().save(job.plan)
