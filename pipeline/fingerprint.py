@@ -76,6 +76,8 @@ class Fingerprint(_Record):
         classes: One record a foreground class of the data set; empty when the case has no label.
         image_sha256: Of the voxels themselves: equal for copies, however they are stored.
         objects_per_slice: Objects of all classes in the slice along S that cuts most of them.
+        nonzero_fraction: Share of the voxels that the box around all voxels with a value other than 0, in any
+            channel, holds; 1 when all are 0.
     """
 
     case_id: str
@@ -85,6 +87,7 @@ class Fingerprint(_Record):
     classes: dict[str, ClassStatistics]
     image_sha256: str = ""
     objects_per_slice: int = 0
+    nonzero_fraction: float = 1.0
 
     def save(self, path: Path) -> None:
         """Writes the record as JSON."""
@@ -147,6 +150,7 @@ def build_fingerprint(
         classes=classes,
         image_sha256=_hash_voxels(image),
         objects_per_slice=busiest,
+        nonzero_fraction=_nonzero_fraction(image),
     )
 
 
@@ -217,6 +221,20 @@ def _most_per_slice(objects: Sequence[ReferenceObject]) -> int:
     length = int(ends.max()) + 1
     change = np.bincount(ends[:, 0], minlength=length) - np.bincount(ends[:, 1], minlength=length)
     return int(change.cumsum().max())
+
+
+def _nonzero_fraction(image: NDArray[Any]) -> float:
+    """Volume of the box around the non-zero voxels over that of the grid."""
+    share = 1.0
+    # The walk through memory is straight where the last axis of the transposed array is reduced first.
+    there = np.logical_or.reduce([channel.T != 0 for channel in image])
+    flat = there.any(axis=2)
+    for profile in (flat.any(axis=1), flat.any(axis=0), there.any(axis=(0, 1))):
+        found = np.flatnonzero(profile)
+        if not found.size:
+            return 1.0
+        share *= (found[-1] - found[0] + 1) / profile.size
+    return round(float(share), 6)
 
 
 def _hash_voxels(image: NDArray[Any]) -> str:

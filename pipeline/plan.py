@@ -59,6 +59,22 @@ class DetectionPlan(BaseModel):
     detections: int
 
 
+class LowResolutionPlan(BaseModel):
+    """The grid on which a patch sees a quarter of the image, when on the plan's own grid it sees less.
+
+    Attributes:
+        spacing_mm: Voxel size along X, Y, Z.
+        shape: Voxels of the median image.
+        patch_size: Voxels along X, Y, Z that the same limits allow there.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    spacing_mm: tuple[float, float, float]
+    shape: Triple
+    patch_size: Triple
+
+
 class Plan(BaseModel):
     """Everything preprocessing, training and inference need to know of the data.
 
@@ -78,6 +94,7 @@ class Plan(BaseModel):
         reasons: Why each value was chosen.
         n_cases: Number of cases the plan was made from.
         detection: What Mask R-CNN needs; None when no case has an object.
+        lowres: A coarser grid worth a training of its own; None when the patch covers enough.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -97,6 +114,7 @@ class Plan(BaseModel):
     reasons: dict[str, str]
     n_cases: int
     detection: DetectionPlan | None = None
+    lowres: LowResolutionPlan | None = None
 
     def save(self, path: Path) -> None:
         """Writes the plan as readable JSON."""
