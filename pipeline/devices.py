@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from pipeline.errors import SegtrailError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def parse_devices(text: str) -> dict[str, Any]:
@@ -47,3 +49,21 @@ def choose_device(text: str) -> torch.device:
         return torch.device("cpu")
     first = hardware["devices"][0] if isinstance(hardware["devices"], list) else 0
     return torch.device("cuda", first)
+
+
+def choose_precision(wanted: Literal["auto"] | Precision, accelerator: str) -> Precision:
+    """Lightning's precision; "auto" takes 16 bits only where the processor computes with them.
+
+    On a CPU without instructions for bfloat16 it is slower than 32 bits; on a GPU from before 2020 (compute
+    capability below 8.0) float16 is the fast one.
+
+    Args:
+        wanted: `train.<model>.precision`.
+        accelerator: "cpu" or "gpu".
+    """
+    if wanted != "auto":
+        return wanted
+    if accelerator == "gpu":
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    able = torch.cpu.get_capabilities()
+    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from pipeline.callbacks import Budget, History, Patience, Resume
 from pipeline.checkpoints import SafetensorsCheckpointIO
 from pipeline.config import InstanceTrainParams, TrainParams
 from pipeline.datamodule import CaseDataModule
-from pipeline.devices import parse_devices
+from pipeline.devices import choose_precision, parse_devices
 from pipeline.errors import SegtrailError
 from pipeline.history import complete_history
 from pipeline.inference import is_out_of_memory
@@ -83,12 +83,10 @@ def fit(
     )
     best.FILE_EXTENSION = ".safetensors"
     resume = Resume(scratch / RESUME, params.checkpoint_every_steps)
-    trainer = _trainer(
-        params,
-        devices,
-        data.batch_size,
-        [budget, patience, History(scratch / HISTORY, budget), best, resume],
-    )
+    callbacks = [budget, patience, History(scratch / HISTORY, budget), best, resume]
+    if params.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=params.ema_decay))
+    trainer = _trainer(params, devices, data.batch_size, callbacks)
     checkpoint = scratch / RESUME
     if checkpoint.exists():
         LOGGER.info("continuing the interrupted training from %s", checkpoint)
@@ -123,7 +121,7 @@ def _trainer(params: TrainParams, devices: str, batch_size: int, callbacks: list
         **hardware,
         # The coarsest head has no loss, see SemanticModule.levels.
         strategy="ddp_find_unused_parameters_true" if count > 1 else "auto",
-        precision=params.precision,
+        precision=choose_precision(params.precision, hardware["accelerator"]),
         max_epochs=params.max_epochs,
         limit_train_batches=params.steps_per_epoch,
         check_val_every_n_epoch=params.validate_every_epochs,

@@ -28,12 +28,21 @@ def history_of(job: TrainingJob) -> list[dict[str, str]]:
     return list(csv.DictReader((job.output / "history.csv").open()))
 
 
-@pytest.mark.parametrize("model", ["unet", pytest.param("maskrcnn", marks=pytest.mark.slow)])
-def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, model: str) -> None:
-    undisturbed = make_job(tmp_path, "undisturbed", model)
+@pytest.mark.parametrize(
+    ("model", "ema_decay"),
+    [
+        ("unet", 0.9),
+        pytest.param("unet", 0.0, marks=pytest.mark.slow),
+        pytest.param("maskrcnn", 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(
+    tmp_path: Path, model: str, ema_decay: float
+) -> None:
+    undisturbed = make_job(tmp_path, "undisturbed", model, ema_decay=ema_decay)
     finish(start(undisturbed))
 
-    killed = make_job(tmp_path, "killed", model)
+    killed = make_job(tmp_path, "killed", model, ema_decay=ema_decay)
     process = start(killed)
     checkpoint = killed.scratch / "resume.safetensors"
     while not checkpoint.exists():
@@ -126,6 +135,21 @@ def test_two_processes_train_together(tmp_path: Path, model: str) -> None:
     assert output.count("epoch 1:") == 1
     assert load_bundle(job.output).metadata.validation_score is not None
     assert json.loads((job.output / "result.json").read_text())["devices"] == "2 x cpu"
+
+
+def test_averaged_weights_are_those_of_the_formula(tmp_path: Path) -> None:
+    """After two steps: decay * first + (1 - decay) * second."""
+    weights = []
+    for epochs, decay in ((1, 0.0), (2, 0.0), (2, 0.75)):
+        settings = {"max_epochs": epochs, "steps_per_epoch": 1, "validate_every_epochs": 2}
+        job = make_job(tmp_path, f"{epochs}-{decay}", ema_decay=decay, precision="32-true", **settings)
+        run_job(job)
+        weights.append(load_file(job.output / "model.safetensors"))
+    first, second, averaged = weights
+    assert sum(not np.array_equal(first[name], second[name]) for name in first) > 20
+    for name in first:
+        wanted = 0.75 * first[name] + 0.25 * second[name]
+        np.testing.assert_allclose(averaged[name], wanted, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_other_choices_run(tmp_path: Path) -> None:
