@@ -27,4 +27,4 @@ def keep_freed_memory() -> bool:
         return False
     wanted = ((MMAP_THRESHOLD, LARGEST_KEPT), (TRIM_THRESHOLD, MOST_KEPT), (ARENA_MAX, 1))
     # One arena: those of threads hold no large blocks.
-    return sum(library.mallopt(key, value) for key, value in wanted) == len(wanted)
+    return bool(sum(library.mallopt(key, value) for key, value in wanted) == len(wanted))
