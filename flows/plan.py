@@ -56,6 +56,8 @@ def _value(plan: Plan, name: str) -> str:
     if name.startswith("normalization "):
         channel = name.removeprefix("normalization ")
         return plan.normalization[plan.channels.index(channel)].scheme
+    if name == "features":
+        return ", ".join(str(width) for width in plan.features)
     if name == "lowres":
         low = plan.lowres
         return (

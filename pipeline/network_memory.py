@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from pipeline.errors import SegtrailError
 from pipeline.patch_planning import NetworkShape, StepMemory
 
 if TYPE_CHECKING:
@@ -176,4 +177,7 @@ def _peak(step: Callable[[], None], device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(_run(_Request.model_validate_json(sys.stdin.read())).model_dump_json() + "\n")
+    try:
+        sys.stdout.write(_run(_Request.model_validate_json(sys.stdin.read())).model_dump_json() + "\n")
+    except SegtrailError as error:
+        sys.exit(error.what)

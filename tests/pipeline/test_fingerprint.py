@@ -46,6 +46,15 @@ def test_without_foreground_all_voxels_count(label: np.ndarray | None) -> None:
     assert len(first.samples) == 64
 
 
+def test_the_non_zero_box_by_hand() -> None:
+    """Two voxels at (1, 2, 3) and (2, 2, 5), in different channels: a box of 2 x 1 x 3 in 4 x 5 x 6 voxels."""
+    image = np.zeros((2, 4, 5, 6), np.int16)
+    image[0, 1, 2, 3], image[1, 2, 2, 5] = -7, 9
+    assert build(image, None).nonzero_fraction == pytest.approx(6 / 120)
+    assert build(np.zeros((1, 4, 4, 4), np.int16), None).nonzero_fraction == 1
+    assert build(np.ones((1, 4, 4, 4), np.int16), None).nonzero_fraction == 1
+
+
 def test_samples_are_drawn_from_the_hash_alone() -> None:
     image = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
     one, two = build(image, None), build(image.copy(), None)

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+from plan_cases import MRI, make_fingerprints, make_params
 
-from pipeline.config import PlanParams
 from pipeline.errors import SegtrailError
-from pipeline.fingerprint import ChannelStatistics, ClassStatistics, Fingerprint
+from pipeline.fingerprint import ClassStatistics, Fingerprint
 from pipeline.io.dataset import DatasetFacts
 from pipeline.plan import load_plan
 from pipeline.planning import build_plan
-
-MRI = DatasetFacts("brain", ("MRI",), {"background": 0, "edema": 2, "core": 4})
-
-
-def make_params(**changes: Any) -> PlanParams:
-    shipped = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["plan"]
-    automatic = {"detection_zoom": "auto", "detection_window": "auto"}
-    return PlanParams(**{**shipped, **automatic, **changes})
-
-
-def make_fingerprints(
-    shape: tuple[int, int, int], spacing: tuple[float, float, float], count: int = 9, channels: int = 1
-) -> list[Fingerprint]:
-    samples = tuple(float(v) for v in np.linspace(-100, 100, 1000))
-    channel = ChannelStatistics(
-        mean=0, std=57, median=0, min=-100, max=100, p00_5=-99, p99_5=99, samples=samples
-    )
-    return [
-        Fingerprint(
-            case_id=f"c{i}", shape=shape, spacing_mm=spacing, intensity=(channel,) * channels, classes={}
-        )
-        for i in range(count)
-    ]
 
 
 def test_hippocampus_gets_the_published_plan() -> None:
@@ -123,6 +99,49 @@ def test_a_2d_patch_with_slices_is_refused() -> None:
 def test_no_case_no_plan() -> None:
     with pytest.raises(SegtrailError, match="no case"):
         build_plan([], MRI, make_params())
+
+
+def test_shipped_params_give_hippocampus_the_published_patch() -> None:
+    plan = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1), 180), MRI, make_params())
+    assert (plan.patch_size, len(plan.strides), plan.spacing_mm) == ((40, 56, 40), 4, (1, 1, 1))
+
+
+def test_a_skull_stripped_brain_is_normalised_by_its_non_zero_voxels() -> None:
+    """Median 0.37 of the volume lies in the non-zero box: below 3/4. Exactly 3/4 is not."""
+    cases = make_fingerprints((64, 64, 64), (1, 1, 1), 3)
+
+    def plan_of(*fractions: float) -> bool:
+        changed = [
+            c.model_copy(update={"nonzero_fraction": f}) for c, f in zip(cases, fractions, strict=True)
+        ]
+        (how,) = build_plan(changed, MRI, make_params()).normalization
+        return how.nonzero_mask
+
+    assert plan_of(0.3, 0.37, 1.0)
+    assert not plan_of(0.3, 0.75, 1.0)
+    ct = DatasetFacts("chest", ("CT",), {"background": 0, "nodule": 1})
+    stripped = [c.model_copy(update={"nonzero_fraction": 0.3}) for c in cases]
+    assert not build_plan(stripped, ct, make_params()).normalization[0].nonzero_mask
+
+
+def test_a_large_volume_gets_a_low_resolution_beside_its_own(tmp_path: Path) -> None:
+    plan = build_plan(make_fingerprints((512, 512, 300), (0.8, 0.8, 1.25)), MRI, make_params())
+    assert plan.lowres is not None
+    assert np.prod(plan.lowres.patch_size) >= 0.25 * np.prod(plan.lowres.shape)
+    assert "Only planned, no stage trains it" in plan.reasons["lowres"]
+    plan.save(tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan
+    small = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1)), MRI, make_params())
+    assert small.lowres is None and "not needed" in small.reasons["lowres"]
+
+
+def test_a_plan_from_before_low_resolutions_still_loads(tmp_path: Path) -> None:
+    plan = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1)), MRI, make_params())
+    old = plan.model_dump(mode="json", exclude={"lowres"})
+    for entry in old["normalization"]:
+        del entry["nonzero_mask"]
+    (tmp_path / "plan.json").write_text(json.dumps(old))
+    assert load_plan(tmp_path / "plan.json") == plan
 
 
 def with_objects(cases: list[Fingerprint]) -> list[Fingerprint]:

@@ -48,6 +48,22 @@ def test_tiny_patches_have_one_stage(patch: tuple[int, int, int]) -> None:
     assert pooling(patch, (1.0, 1.0, 1.0))[0] == ((1, 1, 1),)
 
 
+def test_prostate_like_voxels_wait_along_z() -> None:
+    """nnunetv2 2.8.1, get_pool_and_conv_props([3.6, 0.6, 0.6], [20, 320, 256], 4, 999999), axes turned."""
+    strides, kernels = pooling((256, 320, 20), (0.6, 0.6, 3.6))
+    assert strides == (
+        (1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 1), (2, 2, 1),
+    )  # fmt: skip
+    assert kernels == ((3, 3, 1), (3, 3, 1), *[(3, 3, 3)] * 5)
+
+
+def test_a_short_patch_of_coarse_voxels_has_a_wide_kernel_at_the_deepest_stage() -> None:
+    """By hand: 16 x 16 is halved twice to 4 x 4, Z (7 voxels) never; 6 mm are coarse beside 1 and 2 mm."""
+    strides, kernels = pooling((16, 16, 7), (1.0, 1.0, 6.0))
+    assert strides == ((1, 1, 1), (2, 2, 1), (2, 2, 1))
+    assert kernels == ((3, 3, 1), (3, 3, 1), (3, 3, 3))
+
+
 def test_a_kernel_of_three_stays_three_at_the_deeper_stages() -> None:
     for patch in ((64, 64, 28), (96, 96, 14), (192, 192, 4)):
         _, kernels = pooling(patch, (1.0, 1.0, 1.0))
