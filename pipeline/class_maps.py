@@ -11,7 +11,7 @@ from pipeline.resampling import Shape
 from pipeline.volume import Affine, reorientation, to_canonical
 from pipeline.windows import Slab
 
-AT_ONCE = 64 << 20  # bytes of probabilities that are resampled together
+AT_ONCE = 16 << 20  # bytes of probabilities that are worked on together: about what a cache holds
 
 
 class ClassMap:
