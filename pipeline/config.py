@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from pipeline.errors import SegtrailError
+from pipeline.params_errors import to_params_error
 
 NETWORK_NAMES = ("unet", "maskrcnn")  # what `models` may name; each has a section below `train`
 Auto = Literal["auto"]
@@ -252,50 +253,4 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise _params_error(error, path) from error
-
-
-def _params_error(error: ValidationError, path: Path) -> SegtrailError:
-    problems: dict[str, list[str]] = {}  # by key: pydantic reports each branch of a union on its own
-    for item in error.errors():
-        key = _key(item["loc"])
-        if item["type"] == "extra_forbidden":
-            problems[key] = [f"{key}: unknown key; {_legal_keys(item['loc'])}"]
-        elif item["type"] == "missing":
-            problems[key] = [f"{key}: missing"]
-        elif key in problems:
-            problems[key].append(item["msg"])
-        else:
-            seen = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"  # no whole sections
-            problems[key] = [f"{key}{seen}: {item['msg'].removeprefix('Value error, ')}"]
-    listed = "\n    ".join(" or ".join(texts) for texts in problems.values())
-    return SegtrailError(
-        f"{len(problems)} problem(s) in {path.name}:\n    {listed}",
-        str(path),
-        "mend each key above; the comment beside it in the shipped params.yaml gives unit and range",
-    )
-
-
-def _key(loc: tuple[int | str, ...]) -> str:
-    """Dotted key as it stands in the file, without pydantic's names of union branches."""
-    parts: list[str] = []
-    section: Any = Params
-    for part in loc:
-        inside = isinstance(section, type) and issubclass(section, BaseModel)
-        if inside or isinstance(part, int):
-            parts.append(str(part))
-        if inside:
-            section = _names(section).get(str(part))
-    return ".".join(parts) or "(top level)"
-
-
-def _legal_keys(loc: tuple[int | str, ...]) -> str:
-    """Says which keys would have been legal beside an unknown one."""
-    section: type[BaseModel] = Params
-    for part in loc[:-1]:
-        section = _names(section)[str(part)]
-    return "legal: " + ", ".join(_names(section))
-
-
-def _names(section: type[BaseModel]) -> dict[str, Any]:
-    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+        raise to_params_error(error, Params, path) from error

@@ -75,14 +75,8 @@ def run_job(job: TrainingJob) -> None:
     from pipeline.training import HISTORY, fit
     from pipeline.training_setup import build_training
 
+    _check_sides(job)
     plan = load_plan(job.plan)
-    for side, cases in (("train", job.training_cases), ("validation", job.validation_cases)):
-        if not cases:
-            raise SegtrailError(
-                f"no labelled case on the side {side}",
-                "data/splits/splits.csv",
-                "add labelled cases, or change split.salt or the fractions in params.yaml",
-            )
     pl.seed_everything(job.params.seed, verbose=False)
     # On a GPU this flag replaces torchvision's region pooling by a slow one that needs a compiler.
     on_cpu = parse_devices(job.devices)["accelerator"] == "cpu"
@@ -122,6 +116,16 @@ def run_job(job: TrainingJob) -> None:
         "started": started,
     }
     (job.output / "result.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def _check_sides(job: TrainingJob) -> None:
+    for side, cases in (("train", job.training_cases), ("validation", job.validation_cases)):
+        if not cases:
+            raise SegtrailError(
+                f"no labelled case on the side {side}",
+                "data/splits/splits.csv",
+                "add labelled cases, or change split.salt or the fractions in params.yaml",
+            )
 
 
 def _first_start(scratch: Path) -> float:
