@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,7 @@ OUTPUT = Path("data/preprocessed")
 PROCESS_VOXELS = 200_000_000
 WORKER_BYTES = 400 << 20  # of a process before its first case
 GIB = 1 << 30
-WORK = "pipeline.case_preprocessing:preprocess_case"  # by name: PyTorch is loaded in the workers alone
+WORK = "pipeline.case_preprocessing:preprocess_request"  # by name: PyTorch is loaded in the workers alone
 
 
 def case_key(case: CaseRecord, plan: Plan, dtype: str, code: str) -> str:
@@ -87,8 +88,9 @@ def _preprocessor(
         yield lambda case: preprocess_case(case, plan, dtype, OUTPUT)
         return
     fix = f"a larger plan.spacing_mm (now {list(plan.spacing_mm)})"
+    settings = plan.model_dump(mode="json"), dtype, str(OUTPUT)
     with WorkerPool(WORK, workers) as pool:
-        yield lambda case: pool.run(f"{case.case_id} ({case.images[0]})", fix, case, plan, dtype, OUTPUT)
+        yield lambda case: str(pool.run(f"{case.case_id} ({case.images[0]})", fix, asdict(case), *settings))
 
 
 @flow(name="preprocess")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from pipeline.cases import CaseRecord
 from pipeline.io.images import load_label_map, load_volume
@@ -40,3 +42,9 @@ def preprocess_case(case: CaseRecord, plan: Plan, dtype: str, folder: Path) -> s
     where = f"{case.case_id} ({case.instances or case.label})"
     instances, labels = prepare_instances(reference, objects, plan, where)
     return save_case(folder, case.case_id, StoredCase(image, label, foreground, instances, labels))
+
+
+def preprocess_request(case: dict[str, Any], plan: dict[str, Any], dtype: str, folder: str) -> str:
+    """`preprocess_case` for a worker process, which is sent values of JSON."""
+    record = TypeAdapter(CaseRecord).validate_python(case)
+    return preprocess_case(record, Plan.model_validate(plan), dtype, Path(folder))

@@ -7,6 +7,7 @@ caller, and ends when its caller does.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import signal
@@ -49,7 +50,7 @@ class Worker:
     """One process that answers calls, one after the other.
 
     Args:
-        function: "module:function"; arguments and result can be pickled.
+        function: "module:function"; arguments and result are values of JSON.
         threads: Of OpenMP and PyTorch inside.
     """
 
@@ -70,8 +71,8 @@ class Worker:
             SegtrailError: As the function raised it.
         """
         try:
-            self.connection.send(arguments)
-            error, result = self.connection.recv()
+            self.connection.send_bytes(json.dumps(arguments).encode())
+            error, result = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             raise WorkerDiedError(self.process.wait()) from None
         if error is not None:
@@ -176,7 +177,7 @@ def _serve(function: str, connection: Connection) -> None:
     work = getattr(importlib.import_module(module), name)
     while True:
         try:
-            arguments = connection.recv()
+            arguments = json.loads(connection.recv_bytes())
         except EOFError:
             return
         answer: tuple[Any, Any]
@@ -184,7 +185,7 @@ def _serve(function: str, connection: Connection) -> None:
             answer = None, work(*arguments)
         except SegtrailError as error:
             answer = (error.what, error.where, error.fix), None
-        connection.send(answer)
+        connection.send_bytes(json.dumps(answer).encode())
 
 
 def _end_with(parent: int) -> None:

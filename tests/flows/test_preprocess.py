@@ -125,10 +125,10 @@ import numpy as np
 from pipeline.store import StoredCase, save_case
 
 def work(case, plan, dtype, folder):
-    if case.case_id == "one" and Path("deadly").exists():
+    if case["case_id"] == "one" and Path("deadly").exists():
         os.kill(os.getpid(), signal.SIGKILL)
     zeros = (np.float16, np.uint8, np.int16, np.uint16, np.uint8)
-    return save_case(folder, case.case_id, StoredCase(*(np.zeros((1, 1, 1, 1), t) for t in zeros)))
+    return save_case(Path(folder), case["case_id"], StoredCase(*(np.zeros((1, 1, 1, 1), t) for t in zeros)))
 """
 
 
