@@ -7,8 +7,8 @@ HIPPOCAMPUS is `Task04_Hippocampus`. Cases: 40 of its volumes (about 36 x 50 x 3
 synthetic CT of 512 x 512 x 300 (mirrored along x, because eight views of it take an hour). Both predict on the
 CPU with step 0.5 and their defaults otherwise; Segtrail also writes objects, an overlay and a record of each case.
 The grids have the plan's spacing, so nothing is resampled: the two resample differently. Seconds are from loading
-the model to the last file, without imports; memory is the peak of the proportional set size (PSS) of all
-processes together. `--memory` predicts a CT of 512 x 512 x 800 with 20 classes and prints the peak.
+the model to the last file, without imports; memory is the peak of what all processes together hold for themselves,
+and what the largest one shares. `--memory` predicts a CT of 512 x 512 x 800 with 20 classes and prints the peak.
 """
 
 from __future__ import annotations
@@ -96,20 +96,22 @@ def prepare_ct(name: str, shape: tuple[int, int, int], classes: int, patch: tupl
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Seconds that a command prints, and the peak PSS of it and its children in GB."""
+    """Seconds that a command prints, and the peak memory of it and its children in GB."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     peak = 0.0
 
     def watch() -> None:
         nonlocal peak
         while process.poll() is None:
-            total = 0
+            own, shared = 0, 0
             for one in _family(process.pid):
                 try:
-                    total += one.memory_full_info().pss
+                    memory = one.memory_info()
                 except psutil.Error:
                     continue
-            peak = max(peak, total / 1e9)
+                own += memory.rss - memory.shared
+                shared = max(shared, memory.shared)
+            peak = max(peak, (own + shared) / 1e9)
             time.sleep(0.25)
 
     watcher = threading.Thread(target=watch)

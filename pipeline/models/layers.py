@@ -10,24 +10,43 @@ from torch import nn
 from torch.nn import functional
 
 FEWEST_CHANNELS = 4
+MKLDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 class Conv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` with zeros as padding; one to three input channels get zeros as further ones on a CPU.
+    """`torch.nn.Conv3d` with zeros as padding, always by oneDNN on a CPU.
 
-    oneDNN has no fast weight gradient for fewer than four channels: for one channel of 40 x 56 x 40 voxels it
-    took a quarter of the whole training step (`benchmarks/step_time.py`).
+    In training, one to three input channels get zeros as further ones: oneDNN has no fast weight gradient for
+    fewer than four channels: for one channel of 40 x 56 x 40 voxels it took a quarter of the whole training step
+    (`benchmarks/step_time.py`). In inference it is called by name: for a single small sample torch takes a kernel
+    of its own, which made a window of 40 x 56 x 40 voxels a third slower (docs/explanation/inference.md).
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, X, Y, Z) to (N, out_channels, X', Y', Z')."""
         image, weight = input, self.weight
+        if _is_plain_inference(image, weight):
+            padding = [int(p) for p in self.padding]
+            return torch.mkldnn_convolution(
+                image, weight, self.bias, padding, self.stride, self.dilation, self.groups
+            )
         missing = FEWEST_CHANNELS - self.in_channels
         if missing > 0 and image.device.type == "cpu" and torch.is_grad_enabled():
             zeros = (0, 0, 0, 0, 0, 0, 0, missing)
             image = functional.pad(image, zeros).contiguous(memory_format=torch.channels_last_3d)
             weight = functional.pad(weight, zeros).contiguous(memory_format=torch.channels_last_3d)
         return functional.conv3d(image, weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+def _is_plain_inference(image: torch.Tensor, weight: torch.Tensor) -> bool:
+    """On a CPU with oneDNN, in single precision, without gradients and autocast."""
+    return (
+        image.device.type == "cpu"
+        and image.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and MKLDNN
+    )
 
 
 class InstanceNorm(nn.Module):

@@ -66,7 +66,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         flat = len(kernels[0]) == 2
-        conv: Callable[..., nn.Module] = nn.Conv2d if flat else nn.Conv3d
+        conv: Callable[..., nn.Module] = nn.Conv2d if flat else Conv3d
         transposed: Callable[..., nn.Module] = nn.ConvTranspose2d if flat else nn.ConvTranspose3d
         widths = [channels, *features]
         self.encoder = nn.ModuleList(
