@@ -75,6 +75,7 @@ class PlanParams(Section):
     memory: Literal["measure", "estimate"]
     memory_gb: Annotated[float, Field(ge=0.1, le=1000)]
     base_features: Auto | Annotated[int, Field(ge=4, le=64)]
+    first_features: Auto | Annotated[int, Field(ge=4, le=64)]
     max_features: Auto | Annotated[int, Field(ge=16, le=1024)]
     normalization: Literal["auto", "ct", "zscore", "window"]
     hu_window: tuple[Hounsfield, Hounsfield]

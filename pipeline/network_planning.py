@@ -85,6 +85,7 @@ def plan_configuration(
         memory_bytes=params.memory_gb * 1e9,
         batch_size=SMALLEST_BATCH if params.batch_size == "auto" else params.batch_size,
         voxels=params.max_patch_voxels,
+        first_features=None if params.first_features == "auto" else params.first_features,
     )
     cost = StepCost(0.0, BYTES_PER_ELEMENT[grid.dimensions])
     shape, why = _network(grid, limits, cost, params)
@@ -184,6 +185,8 @@ def _explain_network(shape: NetworkShape, params: PlanParams, reasons: Reasons) 
         else f"{params.max_features} (plan.max_features)"
     )
     reasons["features"] = f"{first}, doubled with each stage, at most {most}"
+    if params.first_features != "auto":
+        reasons["features"] += f"; {params.first_features} in the first stage (plan.first_features)"
 
 
 def _explain_memory(

@@ -102,10 +102,11 @@ class NetworkLimits:
 
     Attributes:
         channels, classes, dimensions: As of `NetworkShape`.
-        base_features, max_features: Of the first stage, and at most.
+        base_features, max_features: Of the first stage, doubled with each, and at most.
         memory_bytes: That one training step may take.
         batch_size: Patches of the step that must fit.
         voxels: Largest part of a patch that lies in an image of median shape.
+        first_features: Of the first stage alone, in place of `base_features`.
     """
 
     channels: int
@@ -116,11 +117,13 @@ class NetworkLimits:
     memory_bytes: float
     batch_size: int
     voxels: int
+    first_features: int | None = None
 
     def build(self, patch: Triple, spacing: Spacing) -> NetworkShape:
         """The network of a patch that its stages halve without a rest."""
         strides, kernels = pooling(patch, spacing)
-        features = (min(self.base_features * 2**stage, self.max_features) for stage in range(len(strides)))
+        features = [min(self.base_features * 2**stage, self.max_features) for stage in range(len(strides))]
+        features[0] = self.first_features or features[0]
         return NetworkShape(
             channels=self.channels,
             classes=self.classes,

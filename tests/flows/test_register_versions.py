@@ -46,8 +46,8 @@ def test_the_version_is_an_mlflow_model_without_pickle(registered: str) -> None:
     ]
     assert signature.outputs.input_names()[3:] == ["volume_mm3_nodule", "volume_mm3_vessel"]
     assert {spec.name: spec.default for spec in signature.params} == {
-        "overlap": 0.5, "mirror": "x", "memory_gb": 6.0, "min_component_mm3": 0.0, "min_score": 0.05, "label_score": 0.5,
-        "duplicate_iou": 0.5, "link_iou": 0.3, "device": "auto",
+        "overlap": 0.5, "mirror": "x", "memory_gb": 6.0, "min_component_mm3": 0.0, "min_score": 0.05,
+        "label_score": 0.5, "duplicate_iou": 0.5, "link_iou": 0.3, "device": "auto",
     }  # fmt: skip
 
 

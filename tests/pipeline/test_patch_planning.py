@@ -109,6 +109,11 @@ def test_elements_by_hand() -> None:
     assert shape.elements == 5 * 4 * 512 + 3 * 512 + 2 * 8 * 64
 
 
+def test_the_first_stage_alone_can_be_thinner() -> None:
+    limits = make_limits(base_features=16, first_features=8)
+    assert limits.build((40, 56, 40), (1, 1, 1)).features == (8, 32, 64, 128)
+
+
 def test_step_memory_by_hand() -> None:
     shape = make_limits(classes=3, base_features=4).build((8, 8, 8), (1, 1, 1))
     cost = StepCost(fixed_bytes=1000.0, element_bytes=10.0)  # 12800 elements: 128000 bytes a sample
