@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="make data and weights, measure nothing")
     arguments = parser.parse_args()
     if arguments.memory:
-        prepare_ct("large", (512, 512, 800), 20, (192, 192, 96))
+        prepare_ct("large", (512, 512, 800), 20, (128, 128, 96))
         seconds, peak = (0.0, 0.0) if arguments.prepare else run_segtrail("large", "none")
         print(f"CT 512 x 512 x 800, 20 classes: peak {peak:.2f} GB, {seconds:.0f} s")
         return
