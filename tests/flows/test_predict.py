@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CaseFolder
 from PIL import Image
 from small_bundle import write_ct_bundle, write_picture_bundle
 
@@ -182,3 +183,28 @@ def test_a_folder_of_scans_in_every_format(project: Path, shared_data: Path) -> 
     assert {path.name for path in (project / "out").glob("*_labels.nii.gz")} == {
         f"{stem}_labels.nii.gz" for stem in stems
     }
+
+
+def test_cases_in_flight_together_are_answered_as_alone(
+    project: Path, case_folder: CaseFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight volumes of different sizes, one of them cut off, through three stations; then one by one."""
+    random = np.random.default_rng(0)
+    names = [f"case_{number}" for number in range(8)]
+    for number, name in enumerate(names):
+        case_folder.write(name, random.normal(40, 100, (30 + 3 * number, 28, 20)).astype(np.int16))
+    images = [case_folder.folder / "imagesTr" / f"{name}.nii.gz" for name in names]
+    images[3].write_bytes(images[3].read_bytes()[:-500])
+    model = write_ct_bundle(project / "bundle")
+    assert predict_inputs(images, project / "together", str(model), "cpu") == 1
+    assert capsys.readouterr().err.count("segtrail: error:") == 1
+    for image, name in zip(images, names, strict=True):
+        if name != "case_3":
+            assert predict_inputs([image], project / "alone", str(model), "cpu") == 0
+    assert not (project / "together" / "case_3.json").exists()
+    for name in (n for n in names if n != "case_3"):
+        for kind in ("labels", "instances"):
+            first, second = (
+                (project / f / f"{name}_{kind}.nii.gz").read_bytes() for f in ("together", "alone")
+            )
+            assert first == second

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,7 @@ import torch
 from pipeline.errors import SegtrailError
 from pipeline.inference import predict_classes, predict_logits
 from pipeline.inference_memory import list_settings
+from pipeline.io.images import load_volume
 from pipeline.plan import ChannelNormalization, Plan
 from pipeline.preprocessing import prepare_volume, resample_linear
 from pipeline.volume import Volume, from_canonical, reorientation, spacing_mm
@@ -227,3 +232,27 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     image, grid = torch.zeros(1, 8, 8, 8), ((8, 8, 8), np.eye(4))
     with pytest.raises(RuntimeError, match="size mismatch|shapes cannot be multiplied"):
         predict_classes(broken, image, grid, make_plan((8, 8, 8), (1, 1, 1)), 0.5, "", [SINGLE, HALF], "x")
+
+
+def test_a_real_case_is_the_weighted_mean_of_its_windows(shared_data: Path) -> None:
+    """The plain way: all classes and the sum of the weights as whole volumes."""
+    image_path = sorted((shared_data / "Task04_Hippocampus" / "imagesTr").glob("hippo*.nii.gz"))[0]
+    plan = make_plan((16, 12, 20), (1, 1, 1))
+    plan = plan.model_copy(update={"normalization": (ChannelNormalization(scheme="zscore"),)})
+    image = prepare_volume(load_volume([image_path]), plan, "case")
+    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in plan.patch_size]
+    weight = axes[0][:, None, None] * axes[1][:, None] * axes[2]
+    total, weights = torch.zeros(5, *image.shape[1:]), torch.zeros(image.shape[1:])
+    rows = [
+        range(math.ceil((n - p) / (p / 2)) + 1) for n, p in zip(image.shape[1:], (16, 12, 20), strict=True)
+    ]
+    for place in product(*rows):
+        first = [
+            round(i * (n - p) / (len(row) - 1))
+            for i, n, p, row in zip(place, image.shape[1:], plan.patch_size, rows, strict=True)
+        ]
+        cut = tuple(slice(f, f + p) for f, p in zip(first, plan.patch_size, strict=True))
+        total[(slice(None), *cut)] += blurred(image[(slice(None), *cut)][None])[0] * weight
+        weights[cut] += weight
+    ours = predict_logits(blurred, image, plan, 0.5, "")
+    torch.testing.assert_close(ours, total / weights, rtol=1e-4, atol=1e-3)
