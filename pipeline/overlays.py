@@ -39,6 +39,7 @@ LINE_STYLES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, (5, 1.5, 1, 1.5)),
 )
 SMALLEST_FIELD_MM = 80.0
+MOST_VOXELS = 1 << 24  # from which the grey window is found
 CONTEXT = 1.6  # side of the field of view, in sides of the object
 MOST_INCHES = (11.0, 4.4)  # of all panels together, across and up
 PICTURE_INCHES = (8.0, 6.0)
@@ -161,7 +162,10 @@ def _build_scene(volume: Volume, prediction: LabelMap, reference: LabelMap | Non
         slice(max(0, min(c - h, n - 2 * h - 1)), min(n, max(c + h + 1, 2 * h + 1)))
         for c, h, n in zip(centre, half, image.shape, strict=True)
     )
-    part = image[field].astype(np.float32)
+    part = image[field]
+    thin = math.ceil(
+        (part.size / MOST_VOXELS) ** (1 / 3)
+    )  # a whole CT as floats, and sorted, takes gigabytes
     # One voxel more on each side: outlines close at the edge of the image, but not at that of the field.
     wider = tuple(slice(f.start, f.stop + 2) for f in field)
     return _Scene(
@@ -169,7 +173,7 @@ def _build_scene(volume: Volume, prediction: LabelMap, reference: LabelMap | Non
         outlines=[(colour, width, np.pad(array, 1)[wider]) for colour, width, array in outlines],
         centre=tuple(c - f.start for c, f in zip(centre, field, strict=True)),
         spacing=spacing,
-        window=grey_window(part),
+        window=grey_window(part[::thin, ::thin, ::thin].astype(np.float32)),
     )
 
 
