@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from preset_quality import change_params, copy_project, describe_machine
 from scipy import ndimage
 from torch.nn import functional
+from torch.nn.functional import interpolate
 
 from pipeline.cases import load_cases
-from pipeline.resampling import resample_linear
 from pipeline.splits import SplitRow, save_splits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -212,7 +212,9 @@ def compare_resampling() -> None:
 
 def _linear(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     x, y, z = shape
-    found: NDArray[np.float32] = resample_linear(torch.from_numpy(image)[None], (x, y, z))[0].numpy()
+    found: NDArray[np.float32] = interpolate(
+        torch.from_numpy(image)[None, None], (x, y, z), mode="trilinear"
+    )[0, 0].numpy()
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from pydantic import ValidationError
 
 from flows.stage import map_cases, run_stage
 from pipeline.bundle import Bundle, load_bundle
@@ -90,12 +91,15 @@ def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -
 
     with ThreadPoolExecutor(STATIONS) as pool:
         ordered = sorted(cases.items())
-        for (case_id, _), result in zip(ordered, pool.map(work, ordered), strict=True):
-            if isinstance(result, SegtrailError):
-                errors.append(result)
-                progress.step(f"{case_id} FAILED")
-            else:
-                progress.step(f"{case_id}: {_summarize(result)}")
+        try:
+            for (case_id, _), result in zip(ordered, pool.map(work, ordered), strict=True):
+                if isinstance(result, SegtrailError):
+                    errors.append(result)
+                    progress.step(f"{case_id} FAILED")
+                else:
+                    progress.step(f"{case_id}: {_summarize(result)}")
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C no further case begins
     for problem in errors:
         sys.stderr.write(f"\nsegtrail: error: {problem}\n")
     return 1 if errors else 0
@@ -129,7 +133,20 @@ def resolve_model(model: str) -> tuple[Bundle, dict[str, str], PredictParams]:
     from flows.tracking import find_bundle
 
     folder, number, predict = find_bundle(name, version)
-    return load_bundle(folder), {"name": name, "version": number}, PredictParams(**predict)
+    return load_bundle(folder), {"name": name, "version": number}, _as_scored(predict, name, number)
+
+
+def _as_scored(predict: dict[str, Any], name: str, number: str) -> PredictParams:
+    """Settings that a version was scored with; keys that are newer than it, and this machine's memory, as now."""
+    now = load_params().predict
+    try:
+        return PredictParams(**{**now.model_dump(), **predict, "memory_gb": now.memory_gb})
+    except ValidationError as error:
+        raise SegtrailError(
+            f"the settings that the version was scored with cannot be used: {error}",
+            f"{name}, version {number}",
+            "train again, or give --model the folder of its bundle",
+        ) from error
 
 
 def group_inputs(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ OUTPUT = Path("data/preprocessed")
 # a case can be large enough to end its process.
 PROCESS_VOXELS = 200_000_000
 WORKER_BYTES = 400 << 20  # of a process before its first case
+MASK = 7  # bytes a voxel while the non-zero mask is made
 GIB = 1 << 30
 WORK = "pipeline.case_preprocessing:preprocess_request"  # by name: PyTorch is loaded in the workers alone
 
@@ -47,6 +49,8 @@ def estimate_bytes(case: CaseRecord, plan: Plan, dtype: str) -> int:
     target = source * math.prod(case.spacing_mm) / math.prod(plan.spacing_mm)
     read = 2 * 4 * channels * source
     result = (channels * (2 if dtype == "float16" else 4) + 3) * target
+    if any(how.nonzero_mask for how in plan.normalization):
+        read += MASK * source
     return WORKER_BYTES + int(read + result)
 
 
@@ -58,9 +62,13 @@ def available_bytes() -> int:
             int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
             for name in ("memory.max", "memory.current")
         )
+        reclaimable = re.search(
+            r"^inactive_file (\d+)$", Path("/sys/fs/cgroup/memory.stat").read_text(), re.M
+        )
     except (OSError, ValueError):  # no such limit ("max")
         return free
-    return min(free, limit - used)
+    # Files that were read lie in memory until somebody needs it.
+    return min(free, limit - used + (int(reclaimable[1]) if reclaimable else 0))
 
 
 def count_workers(cases: Sequence[CaseRecord], plan: Plan, dtype: str) -> int:

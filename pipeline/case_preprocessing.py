@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from pipeline.cases import CaseRecord
+from pipeline.errors import SegtrailError
 from pipeline.io.images import load_label_map, load_volume
 from pipeline.plan import Plan
 from pipeline.preprocessing import foreground_voxels, prepare_instances, prepare_label_map, prepare_volume
@@ -29,7 +30,19 @@ def preprocess_case(case: CaseRecord, plan: Plan, dtype: str, folder: Path) -> s
 
     Returns:
         sha256 of the case's file.
+
+    Raises:
+        SegtrailError: A file cannot be used, or memory ran out.
     """
+    try:
+        return _preprocess(case, plan, dtype, folder)
+    except MemoryError as error:
+        where = f"{case.case_id} ({case.images[0]})"
+        fix = "close other programs, set SEGTRAIL_WORKERS=1, or give a larger plan.spacing_mm"
+        raise SegtrailError("memory ran out", where, fix) from error
+
+
+def _preprocess(case: CaseRecord, plan: Plan, dtype: str, folder: Path) -> str:
     volume = load_volume([Path(path) for path in case.images])
     image = prepare_volume(volume, plan, f"{case.case_id} ({case.images[0]})", getattr(torch, dtype)).numpy()
     affine = volume.affine

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipeline.resampling import Shape
+from pipeline.resampling import Shape, neighbours
 from pipeline.volume import Affine, reorientation, to_canonical
 from pipeline.windows import Slab
 
@@ -17,7 +17,7 @@ AT_ONCE = 16 << 20  # bytes of probabilities that are worked on together: about 
 class ClassMap:
     """Keeps of each voxel the most probable class and its probability, and nothing of the other classes.
 
-    The probabilities are resampled linearly, as `pipeline.preprocessing.resample_linear` does it for a whole
+    The probabilities are resampled linearly, as `torch.nn.functional.interpolate` (trilinear) does it for a whole
     volume: a plane of the source grid needs two of the plan's, so a slab keeps its last one for the next.
 
     Args:
@@ -47,7 +47,7 @@ class ClassMap:
         first, end = slab.first, slab.first + logits.shape[1]
         if self._last is not None:
             first -= 1
-        low, high, share = _neighbours(self._plan_shape[axis], self._shape[axis])
+        low, high, share = neighbours(self._plan_shape[axis], self._shape[axis])
         ready = int(np.searchsorted(high, end))
         size = tuple(n for a, n in enumerate(self._shape) if a != axis)
         plane = max(size[0] * size[1], logits.shape[2] * logits.shape[3]) * len(logits) * 4
@@ -58,7 +58,9 @@ class ClassMap:
             if tuple(self._shape) == tuple(self._plan_shape):
                 value, index = _winner(planes)
             else:
-                weights = torch.from_numpy(share[start:stop]).to(planes.device)[:, None, None]
+                weights = torch.from_numpy(share[start:stop].astype(np.float32)).to(planes.device)[
+                    :, None, None
+                ]
                 shares = planes.softmax(dim=0)
                 lower, upper = (
                     shares[:, low[start:stop] - low[start]],
@@ -91,12 +93,3 @@ def _resize(planes: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     if tuple(planes.shape[2:]) == size:
         return planes
     return functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
-
-
-def _neighbours(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """The two old voxels between which the centre of each new one lies, and the share of the second."""
-    places = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
-    low = np.minimum(places.astype(np.intp), old - 1)
-    share = (places - low).astype(np.float32)
-    high = np.where(share > 0, np.minimum(low + 1, old - 1), low)
-    return low, high, share

@@ -128,7 +128,7 @@ class TrainParams(Section):
     weight_decay: Fraction
     schedule: Literal["poly", "cosine"]
     gradient_clip: Annotated[float, Field(ge=0.1, le=1000)]
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    ema_decay: Annotated[float, Field(ge=0, le=0.9999)]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     foreground_fraction: Fraction
     augmentation: AugmentationParams

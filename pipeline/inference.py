@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,14 +17,23 @@ from pipeline.volume import Affine
 from pipeline.windows import Network, Setting, Slab, average_mirrors, sum_windows
 
 LOGGER = logging.getLogger("segtrail")
-OUT_OF_MEMORY = ("allocate memory", "not enough memory", "could not create a memory", "bad_alloc")
+# How the C++ allocator, oneDNN, CUDA, cuBLAS and cuDNN say it.
+OUT_OF_MEMORY = (
+    "allocate memory", "not enough memory", "could not create a memory", "bad_alloc", "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine to execute",
+)  # fmt: skip
 SMALLER = "raise predict.memory_gb, or plan.spacing_mm, or lower plan.patch_size and train again"
 
 
 def predict_logits(
-    network: Network, image: torch.Tensor, plan: Plan, overlap: float, mirror_axes: str
+    network: Network,
+    image: torch.Tensor,
+    plan: Plan,
+    overlap: float,
+    mirror_axes: str,
+    finish: Callable[[torch.Tensor], torch.Tensor] = torch.clone,
 ) -> torch.Tensor:
-    """Runs a network over a whole prepared case and keeps all classes.
+    """Runs a network over a whole prepared case.
 
     Args:
         network: (N, C, X, Y, Z) to new logits (N, classes, X, Y, Z).
@@ -32,15 +41,17 @@ def predict_logits(
         plan: Gives window and padding.
         overlap: Of neighbouring windows, as a share of the window.
         mirror_axes: Average over the versions mirrored along these of "xyz"; "" for none.
+        finish: Makes what is kept of a slab of logits (classes, X, Y, Z): a new tensor of as many axes. All
+            classes of a large case would fill the memory.
 
     Returns:
-        (classes, X, Y, Z) logits on the CPU.
+        What is kept, on the CPU; by default (classes, X, Y, Z) logits.
     """
     setting = Setting(1 if image.device.type == "cpu" else 4, torch.float32, image.device, image.device)
     with torch.inference_mode():
         found = _slabs(network, image, plan, overlap, mirror_axes, setting)
         # The next slab overwrites this one.
-        slabs = [replace(slab, logits=slab.logits.to("cpu", copy=True)) for slab in found]
+        slabs = [replace(slab, logits=finish(slab.logits).cpu()) for slab in found]
         return torch.cat([slab.logits for slab in slabs], dim=1 + slabs[0].axis)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from pipeline.errors import SegtrailError
@@ -21,7 +20,9 @@ GB = 1_000_000_000
 SCRATCH = 400_000_000  # planes under way, and what the allocator keeps of freed blocks
 FEATURE_COPIES = 7  # of the finest stage's feature maps that a U-Net holds at once, with scratch
 UNREAD = 4  # a file unpacked, as voxels, and as voxels of 32 bits instead of 16
-OBJECTS = 11  # bytes a voxel of the source while components are found and scored
+OBJECTS = 14  # bytes a voxel of the source while components are found and scored
+PROCESS = 800_000_000  # libraries and network
+MASK = 7  # bytes a voxel of the source while the non-zero mask is made
 DRAWING = 8  # bytes a voxel of the source while results are written and drawn
 
 
@@ -56,16 +57,28 @@ def window_bytes(size: CaseSize, plan: Plan, overlap: float, setting: Setting) -
     voxels = math.prod(padded)
     # An image that is padded is there twice for a moment.
     images = 1 if tuple(padded) == tuple(size.plan_shape) else 2
-    total = size.raw_bytes + 4 * voxels * len(plan.channels) * images + 5 * size.source_voxels + SCRATCH
+    mask = MASK * size.source_voxels * any(how.nonzero_mask for how in plan.normalization)
+    total = (
+        mask + size.raw_bytes + 4 * voxels * len(plan.channels) * images + 5 * size.source_voxels + SCRATCH
+    )
     if setting.sums.type == "cpu":
         axis = choose_axis(padded, plan.patch_size)
         planes = min(slab_planes(padded, plan.patch_size, overlap, setting.windows), padded[axis])
         sums = len(plan.label_values) * voxels // padded[axis] * planes
         total += sums * torch.finfo(setting.dtype).bits // 8
     if setting.compute.type == "cpu":
-        maps = FEATURE_COPIES * plan.features[0] + 3 * len(plan.label_values)
-        total += 4 * math.prod(plan.patch_size) * maps * setting.windows
+        maps = FEATURE_COPIES * _widest(plan) + 3 * len(plan.label_values)
+        total += math.ceil(4 * math.prod(plan.patch_size) * maps) * setting.windows
     return total
+
+
+def _widest(plan: Plan) -> float:
+    """Feature maps of the stage that holds most, counted at full resolution."""
+    share, widest = 1.0, 0.0
+    for features, stride in zip(plan.features, plan.strides, strict=True):
+        share /= math.prod(stride)
+        widest = max(widest, features * share)
+    return widest
 
 
 def object_bytes(size: CaseSize) -> int:
@@ -84,7 +97,7 @@ def choose_settings(
     """Settings whose peak stays below the limit, the fastest first.
 
     Returns:
-        The settings, at least one; and the bytes that the first one takes at its peak.
+        The settings, at least one; and the bytes that the largest of them takes at its peak.
 
     Raises:
         SegtrailError: None of them does; it names the params to change.
@@ -102,13 +115,14 @@ def choose_settings(
         )
     if fitting[0] > 0 and device.type == "cpu":
         LOGGER.info("%s: %s, to stay below predict.memory_gb", where, settings[fitting[0]])
-    return [settings[i] for i in range(fitting[0], len(settings))], peaks[fitting[0]]
+    return [settings[i] for i in fitting], max(peaks[i] for i in fitting)
 
 
 class Memory:
     """Shares a limit among the cases in flight.
 
-    What the process holds when it is made (libraries, network) is counted as taken.
+    Libraries and network count as taken, with a fixed number: the settings of a case, and so its result, must
+    not depend on what else the process has done.
 
     Args:
         limit_gb: Of the whole process, in GB of 1e9 bytes.
@@ -116,7 +130,7 @@ class Memory:
 
     def __init__(self, limit_gb: float) -> None:
         self.limit_bytes = round(limit_gb * GB)
-        self.free_bytes = self.limit_bytes - psutil.Process().memory_info().rss
+        self.free_bytes = self.limit_bytes - PROCESS
         self._held: dict[object, int] = {}
         self._change = threading.Condition()
 

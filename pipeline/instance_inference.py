@@ -14,7 +14,8 @@ from torchvision.ops import batched_nms
 
 from pipeline.config import PredictParams
 from pipeline.plan import DetectionPlan, Plan
-from pipeline.preprocessing import prepare_volume, resample_nearest
+from pipeline.preprocessing import prepare_volume
+from pipeline.resampling import resample_nearest
 from pipeline.slice_joining import FoundObject, SliceObject, join_slices, paint_objects
 from pipeline.slices import (
     WindowDetections,

@@ -67,6 +67,7 @@ def find_instances(label_map: IntegerMap) -> IntegerMap:
             ids = ids.astype(np.min_scalar_type(count + found))
         np.add(pieces, count, out=ids[box], where=pieces > 0, casting="unsafe")
         count += found
+        del pieces  # before those of the next class are made
     return ids
 
 

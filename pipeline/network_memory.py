@@ -80,6 +80,8 @@ def _run(request: _Request) -> StepMemory:
     measured = request.shape.model_copy(update={"patch_size": patch})
     factor = CPU_WORKSPACE if device.type == "cpu" else 1.0
     sample = three - two
+    if sample < 4 * measured.elements:  # backward needs each element once more, in 32 bits
+        sys.exit("the memory of a step hardly grows with its batch")
     return StepMemory(
         device=name,
         available_bytes=available,

@@ -168,7 +168,7 @@ def plan_network(
             spared = SHORT_AXIS if max(patch) > SHORT_AXIS else 0
         else:
             return PlannedNetwork(shape, frozenset(shrunk_by))
-        shares = [p / m if p > spared else 0.0 for p, m in zip(patch, median_shape, strict=True)]
+        shares = [p / m if p > max(spared, 1) else 0.0 for p, m in zip(patch, median_shape, strict=True)]
         if limits.dimensions == 2:
             shares[2] = 0.0
         smaller = _shorter(patch, int(np.argmax(shares)), spacing)

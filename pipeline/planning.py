@@ -87,7 +87,7 @@ def _spacing(fingerprints: Sequence[Fingerprint], params: PlanParams, reasons: d
     reasons["spacing_mm"] = f"median voxel size of {len(fingerprints)} cases"
     worst = int(spacing.argmax())
     others = [axis for axis in range(3) if axis != worst]
-    few_slices = 1 < sizes[worst] * ANISOTROPY < sizes[others].min()
+    few_slices = sizes[worst] * ANISOTROPY < sizes[others].min()
     if spacing[worst] > ANISOTROPY * spacing[others].max() and few_slices:
         spacing[worst] = max(np.percentile(all_spacings[:, worst], 10), spacing[others].max())
         reasons["spacing_mm"] += (

@@ -18,7 +18,7 @@ from pipeline.allocation import keep_freed_memory
 from pipeline.bundle import Bundle
 from pipeline.config import PredictParams
 from pipeline.errors import SegtrailError
-from pipeline.inference import predict_classes
+from pipeline.inference import SMALLER, is_out_of_memory, predict_classes
 from pipeline.inference_memory import (
     UNREAD,
     CaseSize,
@@ -142,6 +142,18 @@ class Predictor:
         """
         (output / f"{case_id}.json").unlink(missing_ok=True)
         where = f"{case_id} ({images[0]})"
+        try:
+            record = self._predict_files(images, output, case_id, where, timed)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise SegtrailError("memory ran out", where, f"free memory, or {SMALLER}") from error
+        (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return record
+
+    def _predict_files(
+        self, images: Sequence[Path], output: Path, case_id: str, where: str, timed: bool
+    ) -> dict[str, Any]:
         reading, computing, writing = self._stations
         seconds = _Stopwatch()
         with self._memory.share() as hold:
@@ -157,7 +169,6 @@ class Predictor:
                 record = self._write(prediction, volume, images, output, case_id)
         if timed:
             record["seconds"] = round(seconds.seconds, 3)
-        (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return record
 
     def _prepare(self, volume: Volume, where: str, hold: Callable[[int], None]) -> _Case:

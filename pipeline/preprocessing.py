@@ -20,8 +20,6 @@ from pipeline.io.stored import count_not_finite
 from pipeline.normalization import nonzero_mask, normalize, with_own_scale
 from pipeline.plan import ChannelNormalization, Plan
 from pipeline.resampling import Shape, nearest, resample_indices, resample_planes, slabs, slowest_first
-from pipeline.resampling import resample_linear as resample_linear
-from pipeline.resampling import resample_nearest as resample_nearest
 from pipeline.volume import Affine, LabelMap, Volume, spacing_mm, to_canonical
 
 LOGGER = logging.getLogger("segtrail")

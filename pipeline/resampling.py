@@ -23,18 +23,6 @@ Planes = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 SLAB_VOXELS = 1 << 23  # of one slab, 32 MB in float32
 
 
-def resample_linear(array: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Trilinear resampling of a whole array.
-
-    Args:
-        array: (C, X, Y, Z) float.
-        shape: New X, Y, Z.
-    """
-    if tuple(array.shape[1:]) == shape:
-        return array
-    return functional.interpolate(array[None], size=shape, mode="trilinear", align_corners=False)[0]
-
-
 def neighbours(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """The two old voxels around each new centre along one axis.
 

@@ -92,11 +92,11 @@ def fit(
         LOGGER.info("continuing the interrupted training from %s", checkpoint)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)
+        return _result(trainer, module, data, budget, patience, scratch)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise _too_large(error, params, trainer.global_step) from error
-    return _result(trainer, module, data, budget, patience, scratch)
 
 
 def _too_large(error: BaseException, params: TrainParams, step: int) -> SegtrailError:

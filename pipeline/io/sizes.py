@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def unpacked_bytes(paths: Sequence[Path]) -> int:
-    """Bytes of image files once a gzip stream around them is undone; 0 for files that are not there.
+    """Bytes of image files once a gzip stream around them is undone; 0 for files that cannot be read.
 
     Args:
         paths: Files, or folders of a DICOM series each.
@@ -16,10 +16,15 @@ def unpacked_bytes(paths: Sequence[Path]) -> int:
 
 
 def _unpacked(path: Path) -> int:
+    try:
+        return _measured(path)
+    except OSError:
+        return 0  # whoever reads it says what is wrong
+
+
+def _measured(path: Path) -> int:
     if path.is_dir():
         return sum(part.stat().st_size for part in path.iterdir() if part.is_file())
-    if not path.is_file():
-        return 0
     packed = path.stat().st_size
     with path.open("rb") as stream:
         if packed < 18 or stream.read(2) != b"\x1f\x8b":

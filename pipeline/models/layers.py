@@ -31,11 +31,14 @@ class Conv3d(nn.Conv3d):
                 image, weight, self.bias, padding, self.stride, self.dilation, self.groups
             )
         missing = FEWEST_CHANNELS - self.in_channels
-        if missing > 0 and image.device.type == "cpu" and torch.is_grad_enabled():
+        plain = self.groups == 1 and image.device.type == "cpu"
+        if missing > 0 and plain and torch.is_grad_enabled():
             zeros = (0, 0, 0, 0, 0, 0, 0, missing)
             image = functional.pad(image, zeros).contiguous(memory_format=torch.channels_last_3d)
             weight = functional.pad(weight, zeros).contiguous(memory_format=torch.channels_last_3d)
-        return functional.conv3d(image, weight, self.bias, self.stride, self.padding, self.dilation)
+        return functional.conv3d(
+            image, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 def _is_plain_inference(image: torch.Tensor, weight: torch.Tensor) -> bool:

@@ -75,10 +75,10 @@ class SemanticModule(TrainedModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Dice of each class of one whole case; NaN where neither side has the class."""
-        logits = predict_logits(
-            self.network, batch["image"], self.plan, overlap=VALIDATION_OVERLAP, mirror_axes=""
+        winner = predict_logits(
+            self.network, batch["image"], self.plan, VALIDATION_OVERLAP, "", finish=_most_probable
         )
-        predicted = logits.argmax(dim=0).numpy()
+        predicted = winner[0].numpy()
         reference = batch["label"].cpu().numpy()
         classes = range(1, len(self.plan.label_names))
         dice = [compute_dice(count_voxels(reference == c, predicted == c)) for c in classes]
@@ -95,3 +95,7 @@ class SemanticModule(TrainedModule):
         for name, value in zip(self.plan.label_names[1:], classes, strict=True):
             self.log(f"validation_dice_{name}", value, rank_zero_only=True)
         self.log("validation_dice", torch.nanmean(classes), rank_zero_only=True)
+
+
+def _most_probable(logits: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(dim=0, keepdim=True).to(torch.uint8)

@@ -12,7 +12,8 @@ from conftest import CaseFolder
 from PIL import Image
 from small_bundle import write_ct_bundle, write_picture_bundle
 
-from flows.predict import group_inputs, predict_inputs, resolve_model
+from flows.predict import _as_scored, group_inputs, predict_inputs, resolve_model
+from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 
 
@@ -183,6 +184,17 @@ def test_a_folder_of_scans_in_every_format(project: Path, shared_data: Path) -> 
     assert {path.name for path in (project / "out").glob("*_labels.nii.gz")} == {
         f"{stem}_labels.nii.gz" for stem in stems
     }
+
+
+def test_a_version_of_an_older_segtrail_predicts_as_it_was_scored_in_the_memory_of_today(
+    project: Path,
+) -> None:
+    now = load_params().predict
+    stored = {**now.model_dump(), "overlap": 0.125, "memory_gb": 99.0}
+    del stored["link_iou"]  # a key that is newer than the version
+    assert _as_scored(stored, "phantom", "3") == now.model_copy(update={"overlap": 0.125})
+    with pytest.raises(SegtrailError, match=r"colour[\s\S]*phantom, version 3"):
+        _as_scored({**stored, "colour": "blue"}, "phantom", "3")
 
 
 def test_cases_in_flight_together_are_answered_as_alone(

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from pipeline.errors import SegtrailError
-from pipeline.inference import predict_classes, predict_logits
+from pipeline.inference import is_out_of_memory, predict_classes, predict_logits
 from pipeline.inference_memory import list_settings
 from pipeline.io.images import load_volume
 from pipeline.plan import ChannelNormalization, Plan
-from pipeline.preprocessing import prepare_volume, resample_linear
+from pipeline.preprocessing import prepare_volume
 from pipeline.volume import Volume, from_canonical, reorientation, spacing_mm
 from pipeline.windows import Network, Setting
 
@@ -52,7 +53,9 @@ def predict_whole(network: Network, volume: Volume, plan: Plan, mirror: str = ""
     logits = predict_logits(network, prepare_volume(volume, plan, "case"), plan, 0.5, mirror)
     axes, _ = reorientation(volume.affine)
     x, y, z = (volume.array.shape[1 + axis] for axis in axes)
-    return from_canonical(resample_linear(logits.softmax(dim=0), (x, y, z)).numpy(), volume.affine)
+    return from_canonical(
+        interpolate(logits.softmax(dim=0)[None], (x, y, z), mode="trilinear")[0].numpy(), volume.affine
+    )
 
 
 def rotated_affine() -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -223,6 +226,21 @@ def test_memory_that_runs_out_is_answered_with_the_next_setting(caplog: pytest.L
     with pytest.raises(SegtrailError, match="smallest setting") as error:
         predict_classes(greedy, image, grid, plan, 0.5, "", [HALF], "case 7")
     assert "predict.memory_gb" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_who_says_that_memory_ran_out(error: Exception, wanted: bool) -> None:
+    assert is_out_of_memory(error) is wanted
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
