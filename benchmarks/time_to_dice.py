@@ -101,6 +101,10 @@ def compare(raw: Path, minutes: float, only: str, changes: Sequence[str], scratc
     test = [case_id for case_id, side in sides.items() if side == "test"]
     ours = {c: project / "data/predictions/unet" / f"{c}_labels.nii.gz" for c in test}
     cells = [f"{minutes:g}", f"{taken:.1f}", *_shown(*score(raw, ours))]
+    print(
+        f"segtrail, {minutes:g} min: model saved after {taken:.2f} min, Dice {cells[2]} ({cells[3]})",
+        flush=True,
+    )
     if only == "segtrail":
         return [*cells, "", ""]
     folder = run_nnunet(raw, minutes, sides, scratch / f"nnunet-{minutes:g}")
