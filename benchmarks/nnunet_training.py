@@ -60,7 +60,7 @@ def main() -> None:
     images, output = sys.argv[4:6]
     extract_fingerprints([dataset_id], num_processes=2)
     plan_experiments([dataset_id])
-    preprocess([dataset_id], configurations=("3d_fullres",), num_processes=2)
+    preprocess([dataset_id], configurations=("3d_fullres",), num_processes=(2,))
     from batchgenerators.utilities.file_and_folder_operations import join, load_json
 
     folder = join(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset_id))

@@ -1,6 +1,6 @@
 """Dice after so many minutes from raw data, Segtrail against nnU-Net v2, on the same cases of MSD hippocampus.
 
-    .venv/bin/python benchmarks/time_to_dice.py RAW [--minutes 2 5 10 20 45] [--only segtrail]
+    .venv/bin/python benchmarks/time_to_dice.py RAW [--minutes 2 5 10 20 45] [--only segtrail|nnunet]
 
 RAW is `Task04_Hippocampus`. Minutes count from the raw files to the saved model: for Segtrail the stages inspect,
 split, plan, preprocess and train, their orchestration included; for nnU-Net fingerprint, planning, preprocessing
@@ -33,14 +33,18 @@ CLASSES = (1, 2)
 # With this salt the split by hash has 170 training, 10 validation and 40 test cases.
 SPLIT = ("split.salt=time-to-dice-18", "split.test_fraction=0.1818", "split.validation_fraction=0.05")
 # Seconds that the stage `train` needs around its training: DVC, imports, the bundle.
-AROUND_TRAINING_S = 15
+AROUND_TRAINING_S = 25
 
 
-def run_segtrail(raw: Path, minutes: float, project: Path, changes: Sequence[str]) -> float:
-    """Trains within the minutes and predicts the test cases; returns the minutes until the model was saved."""
+def prepare_segtrail(raw: Path, project: Path, changes: Sequence[str]) -> None:
+    """A project whose raw data and params are set."""
     copy_project(project)
     segtrail(project, "data", "add", str(raw), "--preset", "hippocampus")
     change_params(project, [*SPLIT, *changes])
+
+
+def run_segtrail(minutes: float, project: Path) -> float:
+    """Trains within the minutes and predicts the test cases; returns the minutes until the model was saved."""
     started = time.monotonic()
     segtrail(project, "repro", "preprocess")
     left = minutes - (time.monotonic() - started + AROUND_TRAINING_S) / 60
@@ -96,19 +100,25 @@ def score(raw: Path, predicted: Mapping[str, Path]) -> tuple[float, list[float]]
 def compare(raw: Path, minutes: float, only: str, changes: Sequence[str], scratch: Path) -> list[str]:
     """Cells of one row of the table."""
     project = scratch / f"segtrail-{minutes:g}"
-    taken = run_segtrail(raw, minutes, project, changes)
-    sides = load_splits(project / "data/splits/splits.csv")
-    test = [case_id for case_id, side in sides.items() if side == "test"]
-    ours = {c: project / "data/predictions/unet" / f"{c}_labels.nii.gz" for c in test}
-    cells = [f"{minutes:g}", f"{taken:.1f}", *_shown(*score(raw, ours))]
-    print(
-        f"segtrail, {minutes:g} min: model saved after {taken:.2f} min, Dice {cells[2]} ({cells[3]})",
-        flush=True,
-    )
-    if only == "segtrail":
-        return [*cells, "", ""]
-    folder = run_nnunet(raw, minutes, sides, scratch / f"nnunet-{minutes:g}")
-    return [*cells, *_shown(*score(raw, {c: folder / f"{c}.nii.gz" for c in test}))]
+    prepare_segtrail(raw, project, changes)
+    ours, theirs = ["", "", ""], ["", ""]
+    if only == "nnunet":
+        segtrail(project, "repro", "split")
+    else:
+        taken = run_segtrail(minutes, project)
+        found = {c: project / "data/predictions/unet" / f"{c}_labels.nii.gz" for c in _test_cases(project)}
+        ours = [f"{taken:.1f}", *_shown(*score(raw, found))]
+        print(f"segtrail, {minutes:g} min: saved after, Dice, classes: {' | '.join(ours)}", flush=True)
+    if only != "segtrail":
+        sides = load_splits(project / "data/splits/splits.csv")
+        folder = run_nnunet(raw, minutes, sides, scratch / f"nnunet-{minutes:g}")
+        theirs = [*_shown(*score(raw, {c: folder / f"{c}.nii.gz" for c in _test_cases(project)}))]
+        print(f"nnU-Net, {minutes:g} min: Dice, classes: {' | '.join(theirs)}", flush=True)
+    return [f"{minutes:g}", *ours, *theirs]
+
+
+def _test_cases(project: Path) -> list[str]:
+    return [c for c, side in load_splits(project / "data/splits/splits.csv").items() if side == "test"]
 
 
 def _shown(mean: float, classes: Sequence[float]) -> tuple[str, str]:
@@ -119,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("raw", type=Path)
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 5, 10, 20, 45])
-    parser.add_argument("--only", choices=["both", "segtrail"], default="both")
+    parser.add_argument("--only", choices=["both", "segtrail", "nnunet"], default="both")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a line of params.yaml"
     )

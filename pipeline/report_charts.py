@@ -59,7 +59,7 @@ def _facts(model: ModelInputs, score: str) -> list[tuple[str, str]]:
             DASH if best is None else f"{best:.3f} at epoch {plain(run.get('best_epoch'))}",
         ),
         ("Epochs", f"{plain(last)} of at most {plain(params.get('max_epochs'))}"),
-        ("Time", f"{time} of at most {plain(params.get('max_minutes'))} min"),
+        ("Time", f"{time}, budget {plain(params.get('max_minutes'))} min"),
         ("An epoch", f"{statistics.median(seconds):.1f} s" if seconds else DASH),
         ("Ran on", plain(run.get("devices"))),
         ("Precision", plain(params.get("precision"))),

@@ -131,10 +131,10 @@ def test_minutes_are_written_into_the_params_of_the_models_in_use(small: SmallPr
     comments = [line for line in path.read_text().splitlines() if "max_minutes" not in line]
     run = small.run("repro", "first", "--dry", "--minutes", "12.5")
     assert run.returncode == 0, run.stderr
-    assert "segtrail: params.yaml: train.unet.max_minutes: 5.0 -> 12.5" in run.stdout
+    assert "segtrail: params.yaml: train.unet.max_minutes: 4.5 -> 12.5" in run.stdout
     params = load_params(path)
     assert params.train.unet.max_minutes == 12.5
-    assert params.train.maskrcnn.max_minutes == 5.5
+    assert params.train.maskrcnn.max_minutes == 5.0
     assert [line for line in path.read_text().splitlines() if "max_minutes" not in line] == comments
     wrong = small.run("repro", "--dry", "--minutes", "0")
     assert wrong.returncode == 1
