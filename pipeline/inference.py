@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch.nn import functional
 
 from pipeline.class_maps import ClassMap
 from pipeline.errors import SegtrailError
@@ -140,13 +139,12 @@ def _slabs(
 def _pad_to_patch(image: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, tuple[slice, ...]]:
     """Pads to at least one window, each channel with its own value; also says where the image lies."""
     before = [max(p - n, 0) // 2 for p, n in zip(plan.patch_size, image.shape[1:], strict=True)]
-    after = [max(p - n, 0) - b for p, n, b in zip(plan.patch_size, image.shape[1:], before, strict=True)]
     inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
-    if not any(before) and not any(after):
+    if all(p <= n for p, n in zip(plan.patch_size, image.shape[1:], strict=True)):
         return image, inner
-    widths = [w for b, a in zip(reversed(before), reversed(after), strict=True) for w in (b, a)]
-    channels = [
-        functional.pad(channel, widths, value=how.padding)
-        for channel, how in zip(image, plan.normalization, strict=True)
-    ]
-    return torch.stack(channels), inner
+    size = [max(p, n) for p, n in zip(plan.patch_size, image.shape[1:], strict=True)]
+    padded = image.new_empty((len(image), *size))
+    for channel, values, how in zip(padded, image, plan.normalization, strict=True):
+        channel.fill_(how.padding)
+        channel[inner] = values
+    return padded, inner

@@ -55,7 +55,7 @@ def window_bytes(size: CaseSize, plan: Plan, overlap: float, setting: Setting) -
     """Peak of main memory while windows are run: case, result, sums, and one window in the network."""
     padded = [max(n, p) for n, p in zip(size.plan_shape, plan.patch_size, strict=True)]
     voxels = math.prod(padded)
-    # An image that is padded is there twice for a moment.
+    # An image that is padded is there twice.
     images = 1 if tuple(padded) == tuple(size.plan_shape) else 2
     mask = MASK * size.source_voxels * any(how.nonzero_mask for how in plan.normalization)
     total = (

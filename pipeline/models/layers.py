@@ -17,9 +17,9 @@ class Conv3d(nn.Conv3d):
     """`torch.nn.Conv3d` with zeros as padding, always by oneDNN on a CPU.
 
     In training, one to three input channels get zeros as further ones: oneDNN has no fast weight gradient for
-    fewer than four channels: for one channel of 40 x 56 x 40 voxels it took a quarter of the whole training step
-    (`benchmarks/step_time.py`). In inference it is called by name: for a single small sample torch takes a kernel
-    of its own, which made a window of 40 x 56 x 40 voxels a third slower (docs/explanation/inference.md).
+    fewer than four channels, and for one channel of 40 x 56 x 40 voxels it took a quarter of the training step
+    (docs/explanation/training.md). In inference it is called by name: for a single small sample torch takes a
+    kernel of its own, which made a window of 40 x 56 x 40 voxels a third slower (docs/explanation/inference.md).
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
