@@ -53,19 +53,19 @@ class Clock(pl.Callback):
         self.ended = now
 
 
-class TimedAugmentation:
-    """Wraps the module's augmentation to tell it from the loading of data."""
+def time_augmentation(module: TrainedModule) -> list[float]:
+    """Seconds of each later augmentation, to tell them from the loading of data."""
+    original, seconds = module.on_after_batch_transfer, []
 
-    def __init__(self, module: TrainedModule) -> None:
-        self.original = module.on_after_batch_transfer
-        self.seconds: list[float] = []
-
-    def __call__(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+    def timed(batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         started = time.perf_counter()
-        done = self.original(batch, dataloader_idx)
+        done = original(batch, dataloader_idx)
         if "step" in batch:
-            self.seconds.append(time.perf_counter() - started)
+            seconds.append(time.perf_counter() - started)
         return done
+
+    module.on_after_batch_transfer = timed  # type: ignore[method-assign]
+    return seconds
 
 
 def time_training(project: Path, model: str, steps: int) -> tuple[list[float], list[float], list[float]]:
@@ -78,8 +78,7 @@ def time_training(project: Path, model: str, steps: int) -> tuple[list[float], l
     pl.seed_everything(1, verbose=False)
     store = Path("data/preprocessed")
     module, data = build_training(model, plan, params, store, train, validation[:1], workers=0)
-    clock, augmentation = Clock(), TimedAugmentation(module)
-    module.on_after_batch_transfer = augmentation  # type: ignore[method-assign]
+    clock, augmentations = Clock(), time_augmentation(module)
     build = training._trainer
 
     def with_clock(*arguments: Any) -> pl.Trainer:
@@ -90,7 +89,7 @@ def time_training(project: Path, model: str, steps: int) -> tuple[list[float], l
     with tempfile.TemporaryDirectory() as scratch:
         training.fit(module, data, params, Path(scratch), "auto")
     training._trainer = build
-    augmented = augmentation.seconds[1:]
+    augmented = augmentations[1:]
     loading = [wait - own for wait, own in zip(clock.waiting, augmented, strict=True)]
     return clock.whole[WARM_UP:], loading[WARM_UP:], augmented[WARM_UP:]
 
