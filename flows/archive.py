@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.environment import STATE
 from flows.model_files import WEIGHTS, ModelFiles, load_json, save_json
 from flows.provenance import UNKNOWN, collect_digests, collect_provenance
+from pipeline.drift_features import FINGERPRINTS
 from pipeline.errors import SegtrailError
 
 REGISTRY = Path("data/registry")
 VERSIONS = REGISTRY / "versions"
+DECISION = "decision.json"  # of each name, beside its versions
+LOCK = STATE / "register.lock"  # one process at a time writes archive, decision and aliases
 SHORT = 12  # characters of the sha256 that name a version's folder
 
 
@@ -101,6 +105,8 @@ def _sources(files: ModelFiles) -> dict[str, Path]:
         "cases.csv": files.cases,
         "dataset.json": files.dataset,
     }
+    if files.fingerprints.is_file():
+        found[FINGERPRINTS] = files.fingerprints
     for place, folder in (("model", files.folder), ("metrics", files.metrics)):
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         found |= {f"{place}/{path.relative_to(folder).as_posix()}": path for path in paths}
@@ -168,9 +174,22 @@ def load_version(folder: Path) -> Version:
             splits=folder / "splits.csv",
             cases=folder / "cases.csv",
             dataset=folder / "dataset.json",
+            fingerprints=folder / FINGERPRINTS,
             provenance=load_json(folder / "provenance.json", "register"),
         ),
     )
+
+
+def check_version(version: Version) -> None:
+    """Checks that bundle and weights of an archived version are the ones that its training wrote.
+
+    Raises:
+        SegtrailError: They are not.
+    """
+    folder = version.files.folder
+    weights = str(version.files.load_bundle_record()["weights_sha256"])
+    for path, expected in ((folder / "bundle.json", version.bundle_sha256), (folder / WEIGHTS, weights)):
+        _check_digest(path, expected, version.model)
 
 
 def list_versions(name: str) -> list[Version]:

@@ -1,4 +1,4 @@
-"""`segtrail`: repro, data add, predict, ui, doctor."""
+"""`segtrail`: repro, data, predict, promote, rollback, history, lineage, drift, night, schedule, notify, ui, doctor."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.data_commands import DEVICES, add_data_commands
+from flows.notify_commands import add_notify_commands
+from flows.schedule_commands import add_schedule_commands
 from pipeline.errors import SegtrailError
-
-DEVICES = "auto (a GPU if there is one), cpu, cpu:2 (two processes), or numbers of GPUs such as 0,1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "repro":
+    if rest and options.command != "repro" and not getattr(options, "passes_on", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         _check_folder()
@@ -50,17 +51,39 @@ def _build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     repro.add_argument("--devices", default=os.environ.get("SEGTRAIL_DEVICES", "auto"), help=DEVICES)
     repro.add_argument(
-        "--minutes", type=float, metavar="M", help="train each model so long; written to params.yaml"
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="train each model, or each of its folds, so long; written to params.yaml",
     )
     repro.add_argument("--no-wait", action="store_true", help="leave at once when another one is running")
     repro.set_defaults(run=_repro)
 
-    data = commands.add_parser("data", help="data sets").add_subparsers(required=True, metavar="ACTION")
-    add = data.add_parser("add", help="put a raw data set under DVC and set params.yaml")
-    add.add_argument("raw", nargs="?", type=Path, metavar="RAW", help="its folder; left out: fetch it")
-    add.add_argument("--preset", required=True, metavar="NAME", help="a file of presets/, without .yaml")
-    add.set_defaults(run=_data_add)
+    add_data_commands(commands)
 
+    _add_predict(commands)
+    _add_registry(commands)
+    add_notify_commands(commands)
+    add_schedule_commands(commands)
+    night = commands.add_parser("night", help="run one night of the nightly loop now, without the schedule")
+    night.set_defaults(run=_night)
+
+    ui = commands.add_parser("ui", help="browse runs and models (MLflow, Prefect)")
+    ui.add_argument("--mlflow-port", type=int, default=5000, help="first port to try (default: 5000)")
+    ui.add_argument("--prefect-port", type=int, default=4200, help="first port to try (default: 4200)")
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    ui.add_argument("--allowed-hosts", default="", metavar="NAMES", help="names others call this machine by")
+    ui.set_defaults(run=_ui)
+
+    doctor = commands.add_parser("doctor", help="what is wrong here, and how to mend it")
+    doctor.add_argument(
+        "--fix", action="store_true", help="end orphaned processes, close runs nobody works on"
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser("predict", help="segment images")
     predict.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images or folders")
     predict.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder for results")
@@ -70,19 +93,35 @@ def _build_parser() -> argparse.ArgumentParser:
         help="NAME@champion, NAME@VERSION or a bundle's folder (default: the champion)",
     )
     predict.add_argument("--devices", default=os.environ.get("SEGTRAIL_DEVICES", "auto"), help=DEVICES)
+    predict.add_argument(
+        "--dicom-seg", action="store_true", help="write a DICOM segmentation too (of DICOM series alone)"
+    )
     predict.set_defaults(run=_predict)
 
-    ui = commands.add_parser("ui", help="browse runs and models (MLflow, Prefect)")
-    ui.add_argument("--mlflow-port", type=int, default=5000, help="first port to try (default: 5000)")
-    ui.add_argument("--prefect-port", type=int, default=4200, help="first port to try (default: 4200)")
-    ui.set_defaults(run=_ui)
 
-    doctor = commands.add_parser("doctor", help="what is wrong here, and how to mend it")
-    doctor.add_argument(
-        "--fix", action="store_true", help="end orphaned processes, close runs nobody works on"
-    )
-    doctor.set_defaults(run=_doctor)
-    return parser
+def _add_registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    reason = {"required": True, "metavar": "TEXT", "help": "why; it stands in the audit log and in MLflow"}
+    promote = commands.add_parser("promote", help="make a version champion by hand")
+    promote.add_argument("version", metavar="NAME@VERSION", help="number in MLflow, or a bundle's sha256")
+    promote.add_argument("--reason", **reason)  # type: ignore[arg-type]
+    promote.set_defaults(run=_promote)
+    rollback = commands.add_parser("rollback", help="make the champion before champion again")
+    rollback.add_argument("name", nargs="?", metavar="NAME", help="default: register.model_name")
+    rollback.add_argument("--reason", **reason)  # type: ignore[arg-type]
+    rollback.set_defaults(run=_rollback)
+    history = commands.add_parser("history", help="who made what champion, when and why")
+    history.add_argument("name", nargs="?", metavar="NAME", help="default: register.model_name")
+    history.set_defaults(run=_history)
+    lineage = commands.add_parser("lineage", help="what a version was made of")
+    lineage.add_argument("version", nargs="?", metavar="NAME@VERSION", help="default: the champion")
+    lineage.add_argument("--json", action="store_true", help="for a program")
+    lineage.set_defaults(run=_lineage)
+    drift = commands.add_parser("drift", help="do new cases differ from those the champion knows?")
+    drift.add_argument(
+        "-o", "--output", type=Path, default=Path(".segtrail/drift"), metavar="FOLDER",
+        help="for drift.json and drift.png (default: %(default)s)",
+    )  # fmt: skip
+    drift.set_defaults(run=_drift)
 
 
 def _check_folder() -> None:
@@ -103,18 +142,6 @@ def _repro(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return run_repro(rest, options.devices, wait=not options.no_wait, minutes=options.minutes)
 
 
-def _data_add(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    from flows.data import add_data
-    from flows.locks import hold
-    from flows.repro import LOCK
-    from flows.stage import LOGGER, show_progress
-
-    show_progress()
-    with hold(LOCK, "segtrail data add", say=LOGGER.info):
-        add_data(options.raw, options.preset)
-    return 0
-
-
 def _predict(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from flows.predict import predict_inputs
     from flows.stage import show_progress
@@ -122,13 +149,60 @@ def _predict(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     show_progress()
     model = options.model or f"{load_params().register_.model_name}@champion"
-    return predict_inputs(options.inputs, options.output, model, options.devices)
+    return predict_inputs(options.inputs, options.output, model, options.devices, options.dicom_seg)
+
+
+def _promote(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from flows.hand import promote_version
+    from flows.stage import show_progress
+
+    show_progress()
+    promote_version(options.version, options.reason)
+    return 0
+
+
+def _rollback(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from flows.hand import roll_back_champion
+    from flows.stage import show_progress
+
+    show_progress()
+    roll_back_champion(options.name, options.reason)
+    return 0
+
+
+def _history(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from flows.hand import tell_history
+
+    sys.stdout.write("\n".join(tell_history(options.name)) + "\n")
+    return 0
+
+
+def _lineage(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from flows.lineage import tell_lineage
+
+    sys.stdout.write(tell_lineage(options.version, options.json) + "\n")
+    return 0
+
+
+def _night(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from flows.nightly import run_by_hand
+
+    return run_by_hand()
+
+
+def _drift(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from flows.drift import tell_drift
+    from flows.stage import show_progress
+
+    show_progress()
+    sys.stdout.write("\n".join(tell_drift(options.output)) + "\n")
+    return 0
 
 
 def _ui(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from flows.ui import run_ui
 
-    return run_ui(options.mlflow_port, options.prefect_port)
+    return run_ui(options.mlflow_port, options.prefect_port, options.host, options.allowed_hosts)
 
 
 def _doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:

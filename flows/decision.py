@@ -6,100 +6,59 @@
 from __future__ import annotations
 
 import csv
-import json
+import logging
 import math
-import os
 import socket
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from flows.archive import REGISTRY, VERSIONS, Version, list_versions
-from flows.environment import STATE
-from flows.model_files import ModelFiles, load_json, save_json
+from flows.archive import DECISION, REGISTRY, VERSIONS, Version
+from flows.audit import Record, append_audit, load_audit, load_decisions
+from flows.choice import validation_result
+from flows.contest import Contest
+from flows.gate_scores import pair_scores
+from flows.model_files import load_json, save_json
 from flows.provenance import user_name
+from flows.succession import GATE, PERSON, complete, find_barred, follow_gate
 from pipeline.cases import load_cases
-from pipeline.comparison import paired_gate
+from pipeline.comparison import GateDecision, paired_gate
 from pipeline.config import RegisterParams
-from pipeline.errors import SegtrailError, unknown_name
-from pipeline.scores import CaseScore, load_scores, parse_metric, rank
+from pipeline.scores import load_scores
 
-DECISION = "decision.json"
-AUDIT = STATE / "audit.jsonl"
-Record = dict[str, Any]
+LOGGER = logging.getLogger("segtrail")
 
 
 def load_decision(name: str) -> Record:
     """The last decision about a registered model; empty when there is none."""
     path = VERSIONS / name / DECISION
-    return load_json(path, "register") if path.is_file() else {}
+    return complete(load_json(path, "register"), load_audit()) if path.is_file() else {}
 
 
-def decide(present: Sequence[str], params: RegisterParams) -> Record:
-    """Chooses the challenger, asks the gate, and describes the outcome.
+def decide(contest: Contest, params: RegisterParams) -> Record:
+    """Asks the gate, and describes the outcome.
 
     The same files give the same record, so that DVC sees an unchanged output: the time of a decision is kept
     while the decision stays the same.
 
     Args:
-        present: Bundle sha256 of the models trained now, in the order of `params.models`.
+        contest: See `flows.contest.choose`.
         params: Section `register`.
-
-    Raises:
-        SegtrailError: The metric is unknown, or the champion's files are missing.
     """
-    earlier = load_decision(params.model_name)
-    versions = list_versions(params.model_name)
-    by_sha256 = {version.bundle_sha256: version for version in versions}
-    champion = earlier.get("champion_after")
-    if champion is not None and champion not in by_sha256:
-        raise SegtrailError(
-            f"the champion {champion[:12]} is not in the archive",
-            str(VERSIONS / params.model_name),
-            f"dvc checkout {REGISTRY}; or delete {VERSIONS / params.model_name / DECISION} to choose anew",
-        )
-    challenger = _choose(present, by_sha256, params.metric, earlier)
-    outcome = _outcome(challenger, champion, by_sha256, params, earlier)
+    earlier = contest.earlier
+    outcome = _outcome(contest, params)
     changed = any(outcome[key] != earlier.get(key) for key in outcome)
     decided = datetime.now(UTC).isoformat(timespec="seconds") if changed else earlier["decided"]
     judged = {line["bundle_sha256"]: line for line in earlier.get("versions", [])}
-    lines = [_describe(v, params.metric) | _verdict(v.bundle_sha256, outcome, judged) for v in versions]
-    return {**outcome, "decided": decided, "versions": lines}
+    lines = [
+        _describe(version, params.metric) | _verdict(sha256, outcome, judged)
+        for sha256, version in contest.versions.items()
+    ]
+    after = follow_gate(earlier, outcome, decided)
+    return {**outcome, "decided": decided, "validation": contest.validation, "versions": lines, **after}
 
 
-def metric_value(files: ModelFiles, metric: str) -> float | None:
-    """A metric of a scored model, None where it is undefined.
-
-    Raises:
-        SegtrailError: There is no such metric, or none that is known for each case (such as one by size).
-    """
-    metrics: dict[str, float | None] = files.load_metrics()["metrics"]
-    parse_metric(metric)
-    legal = [name for name in metrics if f"{name}_ci_low" in metrics and name.startswith("test/")]
-    if metric not in legal:
-        raise unknown_name("metric", metric, legal, "params.yaml: register.metric")
-    return metrics[metric]
-
-
-def _choose(present: Sequence[str], versions: dict[str, Version], metric: str, earlier: Record) -> str | None:
-    """The best model that is present; among equals the earlier challenger, the champion, the first."""
-    values = {sha256: metric_value(versions[sha256].files, metric) for sha256 in present}
-    ranks = {sha256: rank(metric, value) for sha256, value in values.items() if value is not None}
-    best = [sha256 for sha256, value in ranks.items() if value == max(ranks.values())]
-    for preferred in (earlier.get("challenger"), earlier.get("champion_after")):
-        if preferred in best:
-            return str(preferred)
-    return best[0] if best else None
-
-
-def _outcome(
-    challenger: str | None,
-    champion: str | None,
-    versions: dict[str, Version],
-    params: RegisterParams,
-    earlier: Record,
-) -> Record:
+def _outcome(contest: Contest, params: RegisterParams) -> Record:
+    challenger, champion, earlier = contest.challenger, contest.champion, contest.earlier
     base: Record = {
         "name": params.model_name,
         "metric": params.metric,
@@ -107,22 +66,21 @@ def _outcome(
         "champion_before": champion,
         "champion_after": champion,
         "promoted": False,
+        "by": GATE,
     }
     if challenger is None:
         return {**base, "reasons": [f"no model has a value of {params.metric}"], "numbers": {}}
-    if challenger == champion:
-        keys = [*base, "reasons", "numbers"]
+    barred = find_barred(earlier).get(challenger)
+    if challenger == champion or (barred and earlier["by"] == PERSON):
         same = ("challenger", "champion_after", "metric")
         if all(earlier.get(key) == base[key] for key in same):
-            return {key: earlier[key] for key in keys}  # the decision that made it champion still stands
+            # The decision that made it champion still stands.
+            return {key: earlier[key] for key in (*base, "reasons", "numbers")}
+    if challenger == champion:
         return {**base, "reasons": ["the best model is the champion already"], "numbers": {}}
-    new, old = versions[challenger], versions[champion] if champion else None
-    gate = paired_gate(
-        load_scores(new.files.metrics / "cases.csv", params.metric),
-        None if old is None else _comparable_scores(old, new, params.metric),
-        params,
-        _objections(new, old, params.metric),
-    )
+    if barred:
+        return {**base, "reasons": [barred], "numbers": {}}
+    gate = _ask_gate(contest, contest.versions[challenger], params)
     after = challenger if gate.promote else champion
     return {
         **base, "champion_after": after, "promoted": gate.promote,
@@ -130,17 +88,21 @@ def _outcome(
     }  # fmt: skip
 
 
-def _comparable_scores(champion: Version, challenger: Version, metric: str) -> list[CaseScore]:
-    """Scores of the champion on the cases whose files are still the ones it was scored on; none without any."""
-    if metric not in champion.files.load_metrics()["metrics"]:
-        return []
-    now = {case.case_id: case.sha256 for case in load_cases(challenger.files.cases)}
-    then = {case.case_id: case.sha256 for case in load_cases(champion.files.cases)}
-    scores = load_scores(champion.files.metrics / "cases.csv", metric)
-    return [s for s in scores if s.case_id in now and now[s.case_id] == then.get(s.case_id)]
+def _ask_gate(contest: Contest, challenger: Version, params: RegisterParams) -> GateDecision:
+    """The gate's decision, with what was done to make it possible."""
+    metric, objections = params.metric, _objections(challenger, params.metric)
+    if contest.opponents is None:
+        scores = load_scores(challenger.files.metrics / "cases.csv", metric)
+        return paired_gate(scores, None, params, objections)
+    pairing = pair_scores(*contest.opponents, metric)
+    objections = [*pairing.objections, *objections]
+    if pairing.objections and not pairing.champion:  # counts and intervals of no pair would only mislead
+        return GateDecision(False, [*objections, *pairing.notes], pairing.numbers)
+    gate = paired_gate(pairing.challenger, pairing.champion, params, objections)
+    return GateDecision(gate.promote, [*gate.reasons, *pairing.notes], {**gate.numbers, **pairing.numbers})
 
 
-def _objections(challenger: Version, champion: Version | None, metric: str) -> list[str]:
+def _objections(challenger: Version, metric: str) -> list[str]:
     """What stands against a challenger apart from the comparison itself: its verdict is not clean."""
     files = challenger.files
     labelled = {case.case_id for case in load_cases(files.cases) if case.usable and case.label}
@@ -154,29 +116,14 @@ def _objections(challenger: Version, champion: Version | None, metric: str) -> l
     score = run.get("best_validation_score")
     if isinstance(score, float) and not math.isfinite(score):
         found.append(f"the challenger's {run.get('validation_metric', 'validation score')} is {score}")
-    if champion is not None and metric not in champion.files.load_metrics()["metrics"]:
-        found.append(f"the champion was scored without {metric}")
-    elif champion is not None and (key := _setting(metric)):
-        now, then = (v.files.load_metrics().get("settings", {}).get(key) for v in (challenger, champion))
-        if now != then:
-            found.append(f"the champion was scored with evaluate.{key} = {then}, the challenger with {now}")
     return found
-
-
-def _setting(metric: str) -> str:
-    """Which param of `evaluate` changes a metric; "" where none does."""
-    column = metric.rsplit("/", 1)[-1]
-    if column == "surface_dice":
-        return "surface_tolerance_mm"
-    if "_map_" in column:
-        return "max_detections"
-    return "max_marks" if column == "cpm" or column.startswith("froc_") else ""
 
 
 def _describe(version: Version, metric: str) -> Record:
     """Line of a version in `decision.json`."""
     metrics = version.files.load_metrics()["metrics"]
     provenance = version.files.provenance or {}
+    validation_metric, validation_score = validation_result(version.files)
     return {
         "bundle_sha256": version.bundle_sha256,
         "model": version.model,
@@ -187,69 +134,88 @@ def _describe(version: Version, metric: str) -> Record:
         "ci_low": metrics.get(f"{metric}_ci_low"),
         "ci_high": metrics.get(f"{metric}_ci_high"),
         "n": metrics.get(f"{metric}_n"),
+        "validation_metric": validation_metric,
+        "validation_score": validation_score,
         **{key: provenance.get(key) for key in ("dataset", "data_digest", "dvc_lock_sha256", "git_commit")},
     }
 
 
 def _verdict(bundle_sha256: str, outcome: Record, judged: dict[str, Record]) -> Record:
-    """What the gate said about a version when it was last the challenger; None when it never was."""
+    """What the gate said about a version when it was last the challenger (None: it never was), and a person last."""
     before = judged.get(bundle_sha256, {})
-    kept = {"gate": before.get("gate"), "gate_reasons": before.get("gate_reasons", [])}
-    if bundle_sha256 != outcome["challenger"]:
+    hand = {"hand": before["hand"]} if before.get("hand") else {}
+    kept = {"gate": before.get("gate"), "gate_reasons": before.get("gate_reasons", []), **hand}
+    if bundle_sha256 != outcome["challenger"] or outcome["by"] == PERSON:
         return kept
     if outcome["promoted"]:
-        return {"gate": "promoted", "gate_reasons": outcome["reasons"]}
+        return {"gate": "promoted", "gate_reasons": outcome["reasons"], **hand}
     if bundle_sha256 == outcome["champion_after"]:
         return kept
-    return {"gate": "refused", "gate_reasons": outcome["reasons"]}
+    return {"gate": "refused", "gate_reasons": outcome["reasons"], **hand}
 
 
-def save_decision(decision: Record) -> None:
-    """Writes the decision, and one audit line when the log does not hold it yet.
+def save_decision(decision: Record, shown: bool = True) -> None:
+    """Writes the decision, then one audit line when the log does not hold it yet.
 
-    The log comes first: a run that is killed in between decides again and finds its line there. The decision
-    is kept for each name; `data/registry/decision.json` shows the last one.
+    The decision comes first: it is the one file whose exchange moves the champion, and it holds all that the audit
+    line says. A run that is killed in between leaves the line to the next one (`catch_up`). The decision is kept for
+    each name.
+
+    Args:
+        decision: See `decide`.
+        shown: It is about the models at hand, so `data/registry/decision.json` shows it, too.
     """
     name = decision["name"]
-    _append_audit(decision)
     (VERSIONS / name).mkdir(parents=True, exist_ok=True)
-    for path in (VERSIONS / name / DECISION, REGISTRY / DECISION):
-        if not path.is_file() or load_json(path, "register") != decision:
-            save_json(decision, path)
+    _save_changed(decision, VERSIONS / name / DECISION)
+    if shown:
+        _save_changed(decision, REGISTRY / DECISION)
+    if not is_audited(decision):
+        append_audit(_audit_line(decision))
 
 
-def _append_audit(decision: Record) -> None:
-    what = {
-        key: decision[key]
-        for key in ("name", "metric", "challenger", "champion_before", "champion_after", "promoted")
+def _save_changed(decision: Record, path: Path) -> None:
+    if not path.is_file() or load_json(path, "register") != decision:
+        save_json(decision, path, durable=True)
+
+
+def catch_up(name: str) -> bool:
+    """Adds the present decision to the audit log when it is missing there; before a new one is made.
+
+    That is so after a kill, after `dvc checkout` of another state, in a clone, and when somebody edited the file.
+
+    Returns:
+        Whether it was missing.
+    """
+    decision = load_decision(name)
+    if not decision or is_audited(decision):
+        return False
+    append_audit({**_audit_line(decision), "late": datetime.now(UTC).isoformat(timespec="seconds")})
+    champion = str(decision["champion_after"])[:12]
+    LOGGER.warning(
+        "the audit log did not hold the decision of %s about %s (killed, checked out or edited?): added. "
+        "The champion is %s: %s",
+        decision["decided"], name, champion, "; ".join(decision["reasons"]),
+    )  # fmt: skip
+    return True
+
+
+def is_audited(decision: Record) -> bool:
+    """Whether the last line of the audit log about this name is this decision."""
+    wanted = _audit_line(decision)
+    last: Record = next(reversed(load_decisions(decision["name"])), {})
+    return all(last.get(key) == wanted[key] for key in ("what", "by", "why", "numbers"))
+
+
+def _audit_line(decision: Record) -> Record:
+    keys = ("name", "metric", "challenger", "champion_before", "champion_after", "promoted")
+    by_hand = decision["by"] == PERSON
+    return {
+        "when": decision.get("decided"),
+        "who": decision["hand"]["who"] if by_hand else f"{user_name()}@{socket.gethostname()}",
+        "by": decision["by"],
+        "what": {key: decision.get(key) for key in keys}
+        | ({"command": decision["hand"]["command"]} if by_hand else {}),
+        "why": decision.get("reasons", []),
+        "numbers": decision.get("numbers", {}),
     }
-    last = next((line for line in reversed(load_audit()) if line["what"]["name"] == what["name"]), None)
-    line = {
-        "when": decision["decided"],
-        "who": f"{user_name()}@{socket.gethostname()}",
-        "by": "gate",
-        "what": what,
-        "why": decision["reasons"],
-        "numbers": decision["numbers"],
-    }
-    if last is not None and all(last[key] == line[key] for key in ("what", "why", "numbers")):
-        return
-    AUDIT.parent.mkdir(parents=True, exist_ok=True)
-    torn = AUDIT.is_file() and not AUDIT.read_bytes().endswith(b"\n")
-    with AUDIT.open("a", encoding="utf-8") as stream:
-        stream.write("\n" * torn + json.dumps(line, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def load_audit(path: Path = AUDIT) -> list[Record]:
-    """All lines of the audit log, oldest first; a line cut short by a crash is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines

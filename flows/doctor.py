@@ -16,6 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from flows.archive import list_names
+from flows.audit import AUDIT, check_chain
+from flows.decision import is_audited, load_decision
+from flows.locks import find_holder
+from flows.repro import LOCK
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 
@@ -56,13 +61,15 @@ def run_doctor(fix: bool = False) -> int:
     Returns:
         Exit code: 1 when a check failed, else 0.
     """
-    from flows import doctor_state
+    from flows import doctor_prefect, doctor_state
+    from flows.doctor_schedule import check_nights
 
     checks: list[Callable[[], Iterator[Check]]] = [
         *(check_python, check_packages, check_operators, check_machine, check_params, check_repository),
-        *(doctor_state.check_locks, doctor_state.check_prefect, doctor_state.check_mlflow),
+        lambda: doctor_state.check_locks(fix),
+        *(doctor_prefect.check_prefect, doctor_state.check_mlflow, check_audit, check_nights),
         lambda: doctor_state.check_orphans(fix),
-        lambda: doctor_state.check_stale_flow_runs(fix),
+        lambda: doctor_prefect.check_stale_flow_runs(fix),
         lambda: doctor_state.check_stale_training_runs(fix),
     ]
     counts = {OK: 0, WARN: 0, FAIL: 0}
@@ -175,6 +182,10 @@ def check_repository() -> Iterator[Check]:
     if not Path(".dvc/config").is_file():
         yield Check(FAIL, "dvc", ".dvc/config is missing", "git checkout .dvc; or dvc init")
         return
+    if holder := find_holder(LOCK):  # DVC is busy then: its status would fail
+        doing = "has ended, but what it started is still" if holder.has_ended() else "is"
+        yield Check(OK, "dvc", f"not looked at: {holder.command} {doing} running (pid {holder.pid})")
+        return
     status = _output(sys.executable, "-m", "dvc", "status", "--json")
     try:
         stages = sorted(json.loads(status or ""))
@@ -182,6 +193,32 @@ def check_repository() -> Iterator[Check]:
         yield Check(WARN, "dvc", "dvc status failed", "dvc status")
         return
     yield Check(OK, "dvc", f"dvc repro would execute: {', '.join(stages) or 'nothing'}")
+
+
+def check_audit() -> Iterator[Check]:
+    """The audit log: each line against the hash in the next, and the champions against its last lines."""
+    report = check_chain()
+    for problem in report.problems:
+        fix = f"keep {AUDIT} for whoever asks; a new log starts once it and {AUDIT.stem}.head are moved away"
+        yield Check(FAIL, "audit", problem, fix)
+    for remark in report.remarks:
+        yield Check(OK, "audit", remark)
+    unaudited = []
+    try:
+        unaudited = [
+            name for name in list_names() if (found := load_decision(name)) and not is_audited(found)
+        ]
+    except SegtrailError as error:
+        yield Check(FAIL, "audit", f"{error.where}: {error.what}", error.fix)
+    if unaudited:
+        text = f"the last decision about {', '.join(unaudited)} is not in the log"
+        yield Check(WARN, "audit", text, "dvc repro register adds it")
+    if not report.problems:
+        older = f", {report.unchained} of them older than the chain" if report.unchained else ""
+        last = f"; the last one is {report.head[:12]}" if report.entries else ""
+        yield Check(
+            OK, "audit", f"{report.entries} entries{older}, none cut, changed, removed or moved{last}"
+        )
 
 
 def _output(*command: str) -> str | None:

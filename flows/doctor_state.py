@@ -1,17 +1,11 @@
-"""The part of `segtrail doctor` that looks at locks, servers, processes and recorded runs."""
+"""The part of `segtrail doctor` that looks at locks, MLflow's store, processes and trainings."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
-import sqlite3
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +13,33 @@ import psutil
 
 from flows.decision import load_decision
 from flows.doctor import FAIL, OK, WARN, Check
-from flows.environment import STATE, state_folder
+from flows.doctor_prefect import query
+from flows.dvc_lock import RWLOCK, is_damaged, remove_damaged
+from flows.environment import STATE
 from flows.locks import find_holder, is_alive
-from flows.servers import answers, start_server
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 
 SQLITE = "sqlite:///"
 # Processes that a kill -9 of their parent can leave behind; ours lead sessions of their own.
 OURS = ("flows.prefect_server", "prefect.server.api.server:create_app", "pipeline.train_worker", "mlflow")
-ATTEMPTS = 5
 PASSWORD = r"//[^/@]*@"
-RUNNING = "SELECT id, name FROM flow_run WHERE state_type IN ('RUNNING', 'CANCELLING')"
 
 
-def check_locks() -> Iterator[Check]:
-    """Who works in this project now."""
+def check_locks(fix: bool = False) -> Iterator[Check]:
+    """Who works in this project now, and whether DVC can read who reads and writes what."""
+    if remove_damaged() if fix else is_damaged():
+        found = f"{RWLOCK} was cut short when DVC was killed: no DVC command works"
+        yield (
+            Check(OK, "locks", f"{found}: removed")
+            if fix
+            else Check(FAIL, "locks", found, "segtrail doctor --fix")
+        )
     held = [(path, holder) for path in sorted(STATE.glob("*.lock")) if (holder := find_holder(path))]
     for path, holder in held:
         yield Check(WARN, "lock", f"{path.name} is held by {holder.describe()}", "wait for it")
     if not held:
         yield Check(OK, "locks", "free")
-
-
-def check_prefect() -> Iterator[Check]:
-    """The server of `PREFECT_API_URL`, or the project's own database."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        if answers(url):
-            yield Check(OK, "prefect", f"a server answers at {url}")
-        else:
-            found = f"PREFECT_API_URL is {url}, but no server answers there; stages start their own"
-            yield Check(WARN, "prefect", found, "unset PREFECT_API_URL, or start that server")
-    database = _prefect_database()
-    if not database.is_file():
-        yield Check(OK, "prefect", "no database yet: the first stage makes it (10 s)")
-        return
-    rows = _query(database, "SELECT state_name, count(*) FROM flow_run GROUP BY state_name")
-    if rows is None:
-        yield Check(
-            FAIL, "prefect", f"{database} cannot be read", f"rm {database} (only the run history is lost)"
-        )
-    else:
-        runs = ", ".join(f"{count} {name}" for name, count in rows)
-        yield Check(OK, "prefect", f"{runs or 'no runs yet'} ({database.stat().st_size / 1e6:.1f} MB)")
 
 
 def check_mlflow() -> Iterator[Check]:
@@ -72,7 +50,7 @@ def check_mlflow() -> Iterator[Check]:
         if not database.is_file():
             yield Check(OK, "mlflow", "no store yet: the first training or `dvc repro register` makes it")
             return
-        rows = _query(database, "SELECT count(*) FROM runs")
+        rows = query(database, "SELECT count(*) FROM runs")
         if rows is None:
             fix = f"rm {database}, then dvc repro register (rebuilds it from data/)"
             yield Check(FAIL, "mlflow", f"{database} cannot be read", fix)
@@ -149,56 +127,6 @@ def _is_orphan(process: psutil.Process, words: list[str]) -> bool:
     return leads and (parent is None or not any("python" in word for word in parent.cmdline()[:1]))
 
 
-def check_stale_flow_runs(fix: bool = False) -> Iterator[Check]:
-    """Prefect runs that say Running although no process works on them."""
-    database = _prefect_database()
-    rows = _query(database, RUNNING) if database.is_file() else []
-    working = _stages_at_work()
-    stale = [(run_id, name) for run_id, name in rows or [] if name.split()[0] not in working]
-    if not stale:
-        yield Check(OK, "flow runs", "none is left over")
-        return
-    names = ", ".join(name for _, name in stale)
-    text = f"{len(stale)} say Running but nobody works on them: {names}"
-    if not fix:
-        yield Check(WARN, "flow runs", text, "segtrail doctor --fix")
-        return
-    server = start_server(os.getpid())
-    try:
-        closed = server.wait() and all(_mark_crashed(server.url, i) for i, _ in stale)
-    finally:
-        server.stop()
-    yield Check(OK if closed else WARN, "flow runs", f"{text}; " + ("closed" if closed else "not closed"))
-
-
-def _stages_at_work() -> set[str]:
-    """Names of the stages that run in this project."""
-    names = set()
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            if process.cwd() == str(Path.cwd()):
-                names |= {word.removeprefix("flows.") for word in words if word.startswith("flows.")}
-        except psutil.Error:
-            continue
-    return names
-
-
-def _mark_crashed(url: str, run_id: str) -> bool:
-    state = {"type": "CRASHED", "name": "Crashed", "message": "its process is gone (segtrail doctor)"}
-    body = json.dumps({"state": state, "force": True}).encode()
-    request = urllib.request.Request(
-        f"{url}/flow_runs/{run_id}/set_state", body, {"Content-Type": "application/json"}
-    )
-    for _ in range(ATTEMPTS):  # 503 while SQLite is busy
-        try:
-            with urllib.request.urlopen(request, timeout=30):
-                return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    return False
-
-
 def check_stale_training_runs(fix: bool = False) -> Iterator[Check]:
     """MLflow runs that say RUNNING although their process is gone."""
     uri = os.environ["MLFLOW_TRACKING_URI"]
@@ -230,16 +158,3 @@ def _has_ended(tags: dict[str, Any]) -> bool:
     pid = tags.get("segtrail.pid", "")
     here = tags.get("segtrail.host", socket.gethostname()) == socket.gethostname()
     return here and pid.isdigit() and not is_alive(int(pid))
-
-
-def _prefect_database() -> Path:
-    return Path(os.environ.get("PREFECT_HOME", state_folder() / "prefect")) / "prefect.db"
-
-
-def _query(database: Path, sql: str) -> list[tuple[Any, ...]] | None:
-    """Rows of a read-only query, None when the database cannot be read."""
-    try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as connection:
-            return connection.execute(sql).fetchall()
-    except sqlite3.Error:
-        return None

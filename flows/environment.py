@@ -46,6 +46,8 @@ def configure() -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
         "MPLBACKEND": "agg",
     }
+    if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        defaults["PREFECT_API_AUTH_STRING"] = secret  # the project's own servers ask for it, too
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
 

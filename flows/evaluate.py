@@ -5,40 +5,40 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefect import flow
 
+from flows.case_scoring import CaseScorer, Scored
 from flows.evaluation_output import draw_curves, draw_overlays, format_table
 from flows.stage import map_cases, run_stage
 from pipeline.cases import CaseRecord, load_cases, usable_cases
-from pipeline.config import EvaluateParams, load_params
-from pipeline.detection_cases import ClassObjects, ReferenceObjects, collect_objects
+from pipeline.config import load_params
+from pipeline.detection_cases import ClassObjects
 from pipeline.detection_evaluation import (
     count_objects,
     describe_detection,
     measure_cases,
     summarise_detection,
 )
+from pipeline.drift_features import PREDICTED, predicted_features, save_features
 from pipeline.errors import SegtrailError
 from pipeline.evaluation import (
     CaseMetrics,
     case_dice,
     describe_protocol,
-    evaluate_case,
     save_case_metrics,
     save_record,
     summarise,
 )
+from pipeline.io.case_maps import load_reference
 from pipeline.io.dataset import DatasetFacts
-from pipeline.io.images import load_label_map, load_volume, prediction_suffix
-from pipeline.objects import ObjectRow, load_objects
+from pipeline.io.images import load_volume, prediction_suffix
 from pipeline.plots import draw_dice_by_case
-from pipeline.prediction_files import PredictionFiles, find_predictions, load_prediction, load_settings
+from pipeline.prediction_files import PredictionFiles, find_predictions, load_record
+from pipeline.reader_rows import READERS, load_readers, reader_dice
 from pipeline.splits import load_splits
-from pipeline.volume import LabelMap
 
 LOGGER = logging.getLogger("segtrail")
 INSPECTED = Path("data/inspected")
@@ -47,15 +47,7 @@ PREDICTIONS = Path("data/predictions")
 OUTPUT = Path("data/metrics")
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """What was measured in one case: overlaps, and the objects (none of a baseline)."""
-
-    rows: list[CaseMetrics]
-    objects: list[ClassObjects] = field(default_factory=list)
-
-
-Score = Callable[[CaseRecord], _Scored]
+Score = Callable[[CaseRecord], Scored]
 
 
 @flow(name="evaluate")
@@ -67,25 +59,33 @@ def evaluate_flow(model: str) -> None:
     """
     params = load_params().evaluate
     facts = DatasetFacts.load(INSPECTED / "dataset.json")
-    labels = {name: value for name, value in facts.labels.items() if value != 0}
+    labels = facts.foreground
     cases, unlabelled = _load_test_cases()
     predictions = _find_predictions(model, cases)
     partial = OUTPUT / f".{model}.partial"  # moved when whole: nobody reads half a table
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "plots").mkdir(parents=True)
-    flat = all(case.shape[2:] == (1,) for case in cases)
-    rows, objects = _map_scores(_model_score(predictions, labels, params, flat), cases, model)
-    numbers = summarise(rows, params) | summarise_detection(objects, params)
-    save_case_metrics(rows, partial / "cases.csv", measure_cases(objects, params))
+    scorer = CaseScorer(facts, params, cases, INSPECTED / "objects.csv")
+    rows, objects = _map_scores(lambda case: scorer.score(case, predictions[case.case_id]), cases, model)
+    agreement = reader_dice(load_readers(INSPECTED / READERS), {case.case_id for case in cases})
+    further = {"reader_dice": agreement} if agreement else None
+    numbers = summarise(rows, params, more=further) | summarise_detection(objects, params)
+    columns = measure_cases(objects, params)
+    for key, value in agreement.items():
+        columns[key] = {**columns.get(key, {}), "reader_dice": value}
+    save_case_metrics(rows, partial / "cases.csv", columns)
     if params.baseline == "otsu_lung":
-        others, _ = _map_scores(_baseline_score(labels, params), cases, params.baseline)
+        others, _ = _map_scores(_baseline_score(scorer), cases, params.baseline)
         numbers |= summarise(others, params, f"baseline_{params.baseline}")
         save_case_metrics(others, partial / "baseline_cases.csv")
-    settings = load_settings(next(iter(predictions.values())))
+    records = {case_id: load_record(files) for case_id, files in predictions.items()}
+    seen = {case_id: predicted_features(one) for case_id, one in records.items()}
+    save_features(seen, partial / PREDICTED)
+    settings = next(iter(records.values())).get("settings", {})
     record: dict[str, object] = {
         "model": model,
         "dataset": facts.name,
-        "protocol": describe_protocol(params)
+        "protocol": describe_protocol(params, list(facts.regions), facts.ignore, bool(agreement))
         | describe_detection(objects, params, settings)
         | ({"reference": facts.description} if facts.description else {}),
         "settings": params.model_dump(),
@@ -96,13 +96,14 @@ def evaluate_flow(model: str) -> None:
         "metrics": numbers,
     }
     save_record(record, partial / "metrics.json")
-    by_class = {name: {row.case_id: row.dice for row in rows if row.label == name} for name in labels}
+    shown = facts.regions or labels
+    by_class = {name: {row.case_id: row.dice for row in rows if row.label == name} for name in shown}
     draw_dice_by_case(by_class, partial / "plots" / "dice_by_case.png")
     draw_curves(objects, params, partial)
-    draw_overlays(cases, predictions, case_dice(rows), objects, labels, partial / "overlays")
+    draw_overlays(cases, predictions, case_dice(rows), objects, facts, partial / "overlays")
     shutil.rmtree(OUTPUT / model, ignore_errors=True)
     partial.rename(OUTPUT / model)
-    for line in format_table(numbers, list(labels)):
+    for line in format_table(numbers, list(labels), list(facts.regions)):
         LOGGER.info("%s", line)
     from flows.tracking import record_evaluation  # imports MLflow
 
@@ -133,45 +134,16 @@ def _find_predictions(model: str, cases: Sequence[CaseRecord]) -> dict[str, Pred
     return find_predictions(PREDICTIONS / model, suffixes, f"dvc repro --force predict@{model}")
 
 
-def _model_score(
-    predictions: Mapping[str, PredictionFiles], labels: Mapping[str, int], params: EvaluateParams, flat: bool
-) -> Score:
-    """Scores one case of a model, its objects included; see `collect_objects` for `flat`."""
-    rows_by_case: dict[str, list[ObjectRow]] = {}
-    for row in load_objects(INSPECTED / "objects.csv"):
-        rows_by_case.setdefault(row.case_id, []).append(row)
-
-    def score(case: CaseRecord) -> _Scored:
-        prediction = load_prediction(predictions[case.case_id], labels)
-        reference = load_label_map(Path(case.label))
-        rows = _score_overlap(case, reference, prediction.label_map, labels, params)
-        ids = load_label_map(Path(case.instances)).array if case.instances else None
-        truth = ReferenceObjects(reference, ids, rows_by_case.get(case.case_id, []))
-        return _Scored(rows, collect_objects(truth, prediction, labels, case.case_id, case.patient_id, flat))
-
-    return score
-
-
-def _baseline_score(labels: Mapping[str, int], params: EvaluateParams) -> Score:
+def _baseline_score(scorer: CaseScorer) -> Score:
     """Scores one case of the baseline; a threshold gives no scores, so it has no detection metrics."""
     from pipeline.baseline import otsu_lung
 
-    def score(case: CaseRecord) -> _Scored:
-        prediction = otsu_lung(load_volume([Path(path) for path in case.images]))
-        return _Scored(_score_overlap(case, load_label_map(Path(case.label)), prediction, labels, params))
+    def score(case: CaseRecord) -> Scored:
+        volume = load_volume([Path(path) for path in case.images])
+        reference = load_reference(case, volume.affine)
+        return Scored(scorer.score_overlap(case, reference, otsu_lung(volume)))
 
     return score
-
-
-def _score_overlap(
-    case: CaseRecord,
-    reference: LabelMap,
-    prediction: LabelMap,
-    labels: Mapping[str, int],
-    params: EvaluateParams,
-) -> list[CaseMetrics]:
-    tolerance = params.surface_tolerance_mm
-    return evaluate_case(reference, prediction, labels, tolerance, case.case_id, case.patient_id)
 
 
 def _map_scores(
@@ -180,7 +152,7 @@ def _map_scores(
     """Scores every case; one row a case and class, in the order of the cases."""
     dice: dict[str, float] = {}
 
-    def work(case: CaseRecord) -> _Scored:
+    def work(case: CaseRecord) -> Scored:
         scored = score(case)
         dice.update(case_dice(scored.rows))
         return scored

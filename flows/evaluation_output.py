@@ -9,8 +9,11 @@ from pipeline.cases import CaseRecord
 from pipeline.config import EvaluateParams
 from pipeline.detection_cases import ClassObjects
 from pipeline.detection_curves import froc_points, precision_recall_points, save_froc, save_precision_recall
+from pipeline.ignored_voxels import crop_prediction, find_ignored, hide_ignored
 from pipeline.instances import find_instances
-from pipeline.io.images import load_label_map, load_volume
+from pipeline.io.case_maps import load_instance_ids, load_reference
+from pipeline.io.dataset import DatasetFacts
+from pipeline.io.images import load_volume
 from pipeline.object_overlays import draw_objects
 from pipeline.object_states import judge_objects
 from pipeline.overlays import draw_overlay, pick_cases
@@ -48,7 +51,7 @@ def draw_overlays(
     predictions: Mapping[str, PredictionFiles],
     dice: Mapping[str, float],
     objects: Sequence[ClassObjects],
-    labels: Mapping[str, int],
+    facts: DatasetFacts,
     folder: Path,
 ) -> None:
     """Draws the best, the median and the worst case by mean Dice, and the one with most reference objects.
@@ -61,20 +64,19 @@ def draw_overlays(
     for role, case_id in (pick_cases(dice) | _pick_busiest(objects)).items():
         case = by_id[case_id]
         volume = load_volume([Path(path) for path in case.images])
-        reference, prediction = (
-            load_label_map(Path(case.label)),
-            load_prediction(predictions[case_id], labels),
-        )
+        reference = load_reference(case, volume.affine)
+        prediction = load_prediction(predictions[case_id], facts.foreground)
+        ignored = find_ignored(reference, facts.ignore)
+        reference = hide_ignored({"label": reference}, ignored)["label"]
         title = f"{case_id}, {role} case" + (f", Dice {dice[case_id]:.3f}" if case_id in dice else "")
-        if case.instances:
-            ids = load_label_map(Path(case.instances)).array
-        else:
+        ids = load_instance_ids(case, volume.affine)
+        if ids is None:
             ids = find_instances(reference.array)
-        states = judge_objects(reference, ids, prediction)
+        states = judge_objects(reference, ids, crop_prediction(prediction, ignored))
         draw_objects(volume, *states, folder / f"objects_{role}_{case_id}.png", title)
         if not is_picture(volume) and role != BUSIEST:
             path = folder / f"{role}_{case_id}.png"
-            draw_overlay(volume, prediction.label_map, reference, path, title, labels)
+            draw_overlay(volume, prediction.label_map, reference, path, title, facts.foreground, ignored)
 
 
 def _pick_busiest(objects: Sequence[ClassObjects]) -> dict[str, str]:
@@ -86,22 +88,28 @@ def _pick_busiest(objects: Sequence[ClassObjects]) -> dict[str, str]:
     return {BUSIEST: min(case_id for case_id, count in counts.items() if count == most)} if most else {}
 
 
-def format_table(numbers: Mapping[str, float | None], labels: Sequence[str]) -> list[str]:
+def format_table(
+    numbers: Mapping[str, float | None], labels: Sequence[str], regions: Sequence[str] = ()
+) -> list[str]:
     """Lines of the closing table, by class: Dice, HD95 and average precision, of volumes also the CPM.
+
+    Regions come first, with the means: those of overlaps are over regions, those of objects over classes.
 
     Args:
         numbers: From `summarise` and `summarise_detection`.
         labels: Names of the foreground classes.
+        regions: Names of the overlapping regions, if there are any.
     """
     volumes = "test/cpm" in numbers
     columns = {"dice": "Dice", "hd95_mm": "HD95 mm"}
     columns |= (
         {"mask_map_10_50": "mask mAP .10:.50", "cpm": "CPM"} if volumes else {"mask_map_50": "mask mAP .50"}
     )
-    rows = [("class", *columns.values())]
-    names = {name: f"test/{name}/" for name in labels}
-    if len(labels) > 1:
-        names["mean of classes"] = "test/"
+    rows = [("region or class" if regions else "class", *columns.values())]
+    names = {name: f"test/{name}/" for name in regions or labels}
+    if regions or len(labels) > 1:
+        names["mean of regions" if regions else "mean of classes"] = "test/"
+    names |= {name: f"test/{name}/" for name in labels}
     if "baseline_otsu_lung/dice" in numbers:
         names["otsu_lung baseline"] = "baseline_otsu_lung/"
     for name, prefix in names.items():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.drift_features import FINGERPRINTS
 from pipeline.errors import SegtrailError, collect
 
 DATA = Path("data")
@@ -29,6 +31,7 @@ class ModelFiles:
         splits: The split of the cases.
         cases: The table of all cases.
         dataset: Facts of the data set.
+        fingerprints: What of each case drift is found by; a version of before that was kept has none.
         provenance: See `flows.provenance`; None while the model has not been archived.
     """
 
@@ -39,6 +42,7 @@ class ModelFiles:
     splits: Path
     cases: Path
     dataset: Path
+    fingerprints: Path
     provenance: dict[str, Any] | None = None
 
     @property
@@ -69,6 +73,7 @@ def present_files(model: str) -> ModelFiles:
         splits=DATA / "splits" / "splits.csv",
         cases=DATA / "inspected" / "cases.csv",
         dataset=DATA / "inspected" / "dataset.json",
+        fingerprints=DATA / "inspected" / FINGERPRINTS,
     )
 
 
@@ -121,10 +126,14 @@ def load_json(path: Path, stage: str) -> dict[str, Any]:
     return record
 
 
-def save_json(record: dict[str, Any], path: Path) -> None:
-    """Writes a JSON object, whole or not at all."""
+def save_json(record: dict[str, Any], path: Path, durable: bool = False) -> None:
+    """Writes a JSON object, whole or not at all; with `durable` it also survives a power cut from then on."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
     temporary.replace(path)
 
 

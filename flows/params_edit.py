@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 from collections.abc import Sequence
@@ -67,15 +68,57 @@ def _merge(
         name = f"{above}{key}"
         if key not in tree:
             errors.append(unknown_name("params key", name, map(str, tree), where))
-        elif isinstance(value, dict) and isinstance(tree[key], CommentedMap):
-            errors += _merge(tree[key], value, f"{name}.", where, changes)
-        elif isinstance(value, dict) or isinstance(tree[key], CommentedMap):
+            continue
+        old = _value(tree, key)
+        if isinstance(value, dict) and isinstance(old, CommentedMap):
+            below = _copy_section(old) if _is_inherited(tree, key) else old
+            before = len(changes)
+            errors += _merge(below, value, f"{name}.", where, changes)
+            if below is not old and len(changes) > before:
+                _set_own(tree, key, below)
+        elif isinstance(value, dict) or isinstance(old, CommentedMap):
             kind = "one value" if isinstance(value, dict) else "a section"
             errors.append(SegtrailError(f"{name} must be {kind}", where, "compare with params.yaml"))
-        elif tree[key] != value:
-            changes.append(f"{name}: {_show(tree[key])} -> {_show(value)}")
-            tree[key] = _flow_list(value) if isinstance(value, list) else value
+        elif old != value:
+            changes.append(f"{name}: {_show(old)} -> {_show(value)}")
+            _set_own(tree, key, _flow_list(value) if isinstance(value, list) else value)
     return errors
+
+
+def _is_inherited(tree: CommentedMap, key: str) -> bool:
+    """Whether a key comes from another section by `<<: *section` alone."""
+    return key not in {own for own, _ in tree.non_merged_items()}
+
+
+def _value(tree: CommentedMap, key: str) -> Any:
+    """A value as a reader of the file would see it.
+
+    The library copies inherited values when it loads a file, so a change of the section they come from would
+    not be seen.
+    """
+    if _is_inherited(tree, key):
+        return next(_value(source, key) for source in tree.merge if key in source)
+    return tree[key]
+
+
+def _set_own(tree: CommentedMap, key: str, value: Any) -> None:
+    """Sets a key; one that was inherited until now is put before the section's last key.
+
+    After it, the line that separates sections would come first.
+    """
+    if _is_inherited(tree, key):
+        tree.insert(max(len(list(tree.non_merged_items())) - 1, 1), key, value)
+    else:
+        tree[key] = value
+
+
+def _copy_section(section: CommentedMap) -> CommentedMap:
+    """A copy with its comments, but without the lines that follow it in the file."""
+    copied: CommentedMap = copy.deepcopy(section)
+    last = copied.ca.items.get(list(copied)[-1], [None] * 3)[2]
+    if last is not None:
+        last.value = last.value.partition("\n")[0] + "\n"
+    return copied
 
 
 def _flow_list(values: list[Any]) -> CommentedSeq:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from pydantic import ValidationError
 
+from flows.predict_settings import settings_as_scored
 from flows.stage import map_cases, run_stage
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.cases import CaseRecord, load_cases
@@ -25,10 +25,13 @@ from pipeline.errors import SegtrailError
 from pipeline.io.images import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
+    file_of,
     find_images,
     image_stem,
     image_suffix,
     is_colour_picture,
+    is_series,
+    load_label_map,
 )
 from pipeline.prediction import STATIONS, Predictor
 from pipeline.progress import Progress, format_seconds
@@ -64,28 +67,37 @@ def predict_flow(model: str) -> None:
     temporary.replace(output)
 
 
-def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -> int:
+def predict_inputs(
+    inputs: list[Path], output: Path, model: str, devices: str, dicom_seg: bool = False
+) -> int:
     """Predicts files and folders; one bad input does not stop the others.
 
     Args:
-        inputs: Image files of every format, folders of them, and folders of a DICOM series each.
+        inputs: Image files of every format (of HDF5 `file.h5#name`), folders of them, and folders of a DICOM series.
             `CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... are channels; a picture in colours holds all of its own.
         output: Folder for the results; created.
         model: A bundle's folder, or NAME@ALIAS or NAME@VERSION of the registry.
         devices: See `pipeline.devices.parse_devices`.
+        dicom_seg: Write a DICOM segmentation of each case too; what is no DICOM series is then an error.
 
     Returns:
         Exit code: 0 only if every input was predicted.
     """
     bundle, identity, settings = resolve_model(model)
     cases, errors = group_inputs(inputs, len(bundle.metadata.plan.channels), output)
+    if dicom_seg:
+        errors += _take_out_others(cases)
     predictor = Predictor(bundle, settings, choose_device(devices), identity)
     output.mkdir(parents=True, exist_ok=True)
     progress = Progress("predict", len(cases))
 
     def work(case: tuple[str, list[Path]]) -> dict[str, Any] | SegtrailError:
         try:
-            return predictor.predict_files(case[1], output, case[0])
+            (output / f"{case[0]}_seg.dcm").unlink(missing_ok=True)
+            record = predictor.predict_files(case[1], output, case[0])
+            if dicom_seg:
+                _save_segmentation(case[0], case[1][0], output, bundle, identity)
+            return record
         except SegtrailError as error:
             return error
 
@@ -103,6 +115,27 @@ def predict_inputs(inputs: list[Path], output: Path, model: str, devices: str) -
     for problem in errors:
         sys.stderr.write(f"\nsegtrail: error: {problem}\n")
     return 1 if errors else 0
+
+
+def _take_out_others(cases: dict[str, list[Path]]) -> list[SegtrailError]:
+    """Drops the cases that are no DICOM series, with an error each."""
+    others = [case_id for case_id, paths in cases.items() if len(paths) > 1 or not is_series(paths[0])]
+    fix = "give folders of DICOM series, or leave --dicom-seg out"
+    what = "a DICOM segmentation refers to a DICOM series, this is none"
+    return [SegtrailError(what, str(cases.pop(case_id)[0]), fix) for case_id in others]
+
+
+def _save_segmentation(
+    case_id: str, series: Path, output: Path, bundle: Bundle, identity: dict[str, str]
+) -> None:
+    """Writes `<case_id>_seg.dcm` of the label map that has just been written."""
+    from pipeline.io.dicom_seg_writing import save_segmentation
+
+    plan = bundle.metadata.plan
+    names = {value: name for value, name in zip(plan.label_values, plan.label_names, strict=True) if value}
+    label_map = load_label_map(output / f"{case_id}_labels.nii.gz")
+    version = identity.get("version") or bundle.sha256[:12]
+    save_segmentation(label_map, names, series, output / f"{case_id}_seg.dcm", identity["name"], version)
 
 
 def _summarize(record: dict[str, Any]) -> str:
@@ -133,20 +166,8 @@ def resolve_model(model: str) -> tuple[Bundle, dict[str, str], PredictParams]:
     from flows.tracking import find_bundle
 
     folder, number, predict = find_bundle(name, version)
-    return load_bundle(folder), {"name": name, "version": number}, _as_scored(predict, name, number)
-
-
-def _as_scored(predict: dict[str, Any], name: str, number: str) -> PredictParams:
-    """Settings that a version was scored with; keys that are newer than it, and this machine's memory, as now."""
-    now = load_params().predict
-    try:
-        return PredictParams(**{**now.model_dump(), **predict, "memory_gb": now.memory_gb})
-    except ValidationError as error:
-        raise SegtrailError(
-            f"the settings that the version was scored with cannot be used: {error}",
-            f"{name}, version {number}",
-            "train again, or give --model the folder of its bundle",
-        ) from error
+    settings = settings_as_scored(predict, load_params().predict, f"{name}, version {number}")
+    return load_bundle(folder), {"name": name, "version": number}, settings
 
 
 def group_inputs(
@@ -196,7 +217,7 @@ def _find_files(path: Path, output: Path) -> list[Path]:
             fix = f"give files ending in {', '.join(IMAGE_SUFFIXES)}, or folders of DICOM slices"
             raise SegtrailError("no image in this folder", str(path), fix)
         return found
-    if not path.exists():
+    if not file_of(path).exists():
         raise SegtrailError("there is no such file", str(path), "check the path")
     if not image_suffix(path):
         fix = "give the folder of a DICOM series; convert other formats to .nii.gz"

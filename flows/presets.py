@@ -9,8 +9,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from flows.params_edit import ParamsEdit, edit_params
-from pipeline.config import LayoutName, Name, Section
+from pipeline.config import LayoutName
 from pipeline.errors import SegtrailError, unknown_name
+from pipeline.section import Name, Section
 
 
 class Download(Section):

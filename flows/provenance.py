@@ -105,12 +105,18 @@ def lock_digest(dataset: str, model: str | None = None) -> str:
         names += [f"{stage}@{model}" for stage in ("train", "predict", "evaluate")]
     stages = _locked_stages()
     entries = {name: stages[name] for name in names if name in stages}
-    return _canonical_sha256(entries) if entries else UNKNOWN
+    return canonical_sha256(entries) if entries else UNKNOWN
 
 
-def _canonical_sha256(value: Any) -> str:
+def canonical_sha256(value: Any) -> str:
+    """sha256 of a value as JSON, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_locked(stage: str) -> bool:
+    """Whether `dvc.lock` has an entry of a stage: it has run once, here or elsewhere."""
+    return stage in _locked_stages()
 
 
 def _locked_stages() -> dict[str, Any]:

@@ -10,42 +10,65 @@ from pathlib import Path
 from prefect import flow
 
 from flows import tracking
-from flows.archive import archive_model, remove_leftovers
-from flows.decision import Record, decide, metric_value, save_decision
+from flows.archive import LOCK, archive_model, remove_leftovers
+from flows.audit import Record
+from flows.choice import metric_value
+from flows.contest import Contest, choose
+from flows.decision import catch_up, decide, load_decision, save_decision
 from flows.environment import STATE
+from flows.gate_scores import find_unscored
 from flows.locks import LockBusyError, hold
 from flows.model_files import check_present, load_json, present_files
 from flows.stage import run_stage
+from flows.succession import PERSON, describe
 from pipeline.config import Params, load_params
 from pipeline.errors import SegtrailError
 
 LOGGER = logging.getLogger("segtrail")
-LOCK = STATE / "register.lock"  # one process at a time writes archive, decision and aliases
 CHECKPOINTS = STATE / "checkpoints"
 
 
 def register_models(params: Params) -> tuple[Record, dict[str, str]]:
     """Archives the models, decides about the champion, then brings MLflow in line; the alias moves last.
 
+    A champion that has not been scored on the test cases of now is scored on them first.
+
     Args:
-        params: All params; the models and the sections `register` and `predict` are used.
+        params: All params; the models and the sections `register` and `predict` are used; to rescore, `evaluate`.
 
     Returns:
         The decision, and MLflow's version numbers by bundle sha256 (empty when MLflow is away).
     """
-    name = params.register_.model_name
     check_present(params.models)
     for model in params.models:  # a misspelt metric stops before anything is written
         metric_value(present_files(model), params.register_.metric)
-    with hold(LOCK, "register", say=lambda line: LOGGER.info("%s", line)):
-        remove_leftovers()
-        predict = params.predict.model_dump(mode="json")
-        present = [archive_model(name, present_files(model), predict) for model in params.models]
-        decision = decide(present, params.register_)
-        save_decision(decision)
-        for model in params.models:
-            prune_scratch(model)
-        return decision, tracking.reconcile()
+    tried: set[str] = set()
+    while True:
+        with hold(LOCK, "register", say=lambda line: LOGGER.info("%s", line)):
+            contest = _take_stock(params)
+            opponents = contest.opponents
+            request = find_unscored(*opponents, params.register_.metric) if opponents else None
+            if request is None or request.champion.bundle_sha256 in tried:
+                decision = decide(contest, params.register_)
+                save_decision(decision)
+                for model in params.models:
+                    prune_scratch(model)
+                return decision, tracking.reconcile()
+        # Without the lock: it may take long, and a person may want to roll back meanwhile.
+        from flows.rescoring import rescore  # imports torch
+
+        tried.add(request.champion.bundle_sha256)
+        rescore(request, params)
+
+
+def _take_stock(params: Params) -> Contest:
+    """Archives the models and finds champion and challenger; the caller holds the lock."""
+    name = params.register_.model_name
+    remove_leftovers()
+    catch_up(name)
+    predict = params.predict.model_dump(mode="json")
+    present = [archive_model(name, present_files(model), predict) for model in params.models]
+    return choose(load_decision(name), present, params.register_)
 
 
 def prune_scratch(model: str) -> None:
@@ -96,20 +119,34 @@ def summarise(decision: Record, numbers: Mapping[str, str]) -> list[str]:
     aliases = {decision["challenger"]: "challenger"}
     champion = decision["champion_after"]
     aliases[champion] = "champion, challenger" if champion == decision["challenger"] else "champion"
-    rows = [("version", "model", decision["metric"], "95 % interval", "n", "alias")]
+    rows = [("version", "model", "validation", decision["metric"], "95 % interval", "n", "alias")]
     for version in decision["versions"]:
         value, low, high = (_text(version[key]) for key in ("value", "ci_low", "ci_high"))
+        validation = _text(version["validation_score"])
         sha256 = version["bundle_sha256"]
         number = f"v{numbers[sha256]}" if sha256 in numbers else sha256[:12]
         n = "-" if version["n"] is None else f"{version['n']:.0f}"
-        rows.append((number, version["model"], value, f"{low} to {high}", n, aliases.get(sha256, "")))
+        rows.append(
+            (number, version["model"], validation, value, f"{low} to {high}", n, aliases.get(sha256, ""))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [f"registered model {decision['name']}"]
     lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [_validated(group) for group in decision["validation"] if len(group["scores"]) > 1]
+    if decision["by"] == PERSON:
+        where = f"v{numbers[champion]}" if champion in numbers else str(champion)[:12]
+        return [*lines, f"champion {where} by {describe(decision['hand'])}"]
     outcome = (
         "promoted" if decision["promoted"] else "kept" if champion == decision["challenger"] else "refused"
     )
     return [*lines, f"challenger {outcome} ({decision['decided']}): {'; '.join(decision['reasons'])}"]
+
+
+def _validated(group: Record) -> str:
+    """Who won by one validation metric, and with what scores."""
+    names = {line["bundle_sha256"]: line["model"] for line in group["scores"]}
+    scores = ", ".join(f"{line['model']} {_text(line['score'])}" for line in group["scores"])
+    return f"by {group['metric']} (validation cases): {names.get(group['winner'], 'nobody')} of {scores}"
 
 
 def _text(value: float | None) -> str:

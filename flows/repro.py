@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from flows.dvc_lock import RWLOCK, remove_damaged
 from flows.environment import STATE
 from flows.locks import hold
 from flows.params_edit import edit_params
-from flows.servers import OWNER, end_group, find_server, interrupt_on, is_recording
+from flows.servers import OWNER, end_group, end_with, find_owners, find_server, interrupt_on, is_recording
 from flows.staging import replace_bytes
 from flows.summary import summarise
 from pipeline.config import load_params
@@ -119,7 +120,12 @@ def run_repro(
     with hold(LOCK, command, wait, lambda line: _write(f"segtrail: {line}\n")) as descriptor:
         if minutes is not None:
             _set_minutes(minutes)
-        os.environ[OWNER] = str(os.getpid())
+        if remove_damaged():
+            _write(f"segtrail: {RWLOCK} was cut short when DVC was killed: removed, DVC makes a new one\n")
+        above = [pid for pid in find_owners() if pid != os.getpid()]
+        if above:  # a night: what it started must not outlive it
+            end_with(above)
+        os.environ[OWNER] = " ".join(map(str, [os.getpid(), *above]))
         server = find_server() if is_recording() else None  # starts while DVC starts
         console = Console(_write)
         try:

@@ -97,8 +97,8 @@ def _to_row(record: Mapping[str, Any], output: Path) -> dict[str, Any]:
         "label_map": str(output / f"{case_id}_labels{suffix}"),
         "instances": str(output / f"{case_id}_instances{suffix}"),
     }
-    for label, measured in record["labels"].items():
-        row |= {f"{size}_{label}": float(value) for size, value in measured.items() if size != "voxels"}
+    for name, measured in {**record["labels"], **record.get("regions", {})}.items():
+        row |= {f"{size}_{name}": float(value) for size, value in measured.items() if size != "voxels"}
     return row
 
 

@@ -7,15 +7,18 @@ imports nothing heavy: the server starts beside the stage's own imports.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +32,7 @@ LINGER_S = 1.0  # the recorder of task runs writes each event within some 100 ms
 STOP_TIMEOUT_S = 10.0
 LOG = "server.log"
 OWNER = "SEGTRAIL_OWNER"
+HOST_TAG, PID_TAG = "host:", "pid:"
 
 
 @dataclass
@@ -108,22 +112,27 @@ def find_server() -> PrefectServer:
     return server
 
 
-def start_server(owner: int, port: int = 0, with_ui: bool = False) -> PrefectServer:
+def start_server(
+    owner: int, port: int = 0, with_ui: bool = False, host: str = "127.0.0.1", name: str = ""
+) -> PrefectServer:
     """Starts a server and returns at once; it is ready when `wait` says so.
 
     Args:
         owner: The server ends when this process has ended.
         port: 0 = any free one.
         with_ui: Serve the pages and run the scheduler too.
+        host: Address to listen on; whoever reaches it can read and change everything.
+        name: By which browsers on other machines ask for it; "" when there are none.
     """
     log = log_path()
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.socket() as listener, log.open("ab") as output:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((host, port))
         listener.listen(128)  # from here on a client waits instead of being refused
         listener.set_inheritable(True)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        port = listener.getsockname()[1]
+        url = f"{local_address(host, port)}/api"
         environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
         process = subprocess.Popen(
             [
@@ -136,7 +145,7 @@ def start_server(owner: int, port: int = 0, with_ui: bool = False) -> PrefectSer
                 str(listener.fileno()),
             ]
             + ["--ui"] * with_ui,
-            env={**environment, "PREFECT_UI_API_URL": url},
+            env={**environment, "PREFECT_UI_API_URL": f"http://{name}:{port}/api" if name else url},
             pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -144,6 +153,31 @@ def start_server(owner: int, port: int = 0, with_ui: bool = False) -> PrefectSer
             start_new_session=True,
         )
     return PrefectServer(url, process)
+
+
+def local_address(host: str, port: int) -> str:
+    """How this machine reaches a server that listens on an address."""
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+
+
+@contextlib.contextmanager
+def borrow_server(url: str | None = None) -> Iterator[str | None]:
+    """A server for a block of requests.
+
+    Args:
+        url: API of one that answers; None: one is started, and ends with the block.
+
+    Yields:
+        Its API, None when none can be started.
+    """
+    if url is not None:
+        yield url
+        return
+    server = start_server(os.getpid())
+    try:
+        yield server.url if server.wait() else None
+    finally:
+        server.stop()
 
 
 def log_path() -> Path:
@@ -161,6 +195,29 @@ def find_owners() -> list[int]:
         except psutil.Error:
             continue
     return found
+
+
+def end_with(owners: Sequence[int]) -> None:
+    """Ends this process, and all below it, when one of its owners ends, however that ends."""
+    threading.Thread(target=_wait_and_end, args=(owners,), daemon=True).start()
+
+
+def _wait_and_end(owners: Sequence[int]) -> None:
+    while all(is_alive(pid) for pid in owners):
+        time.sleep(1)
+    time.sleep(2)  # this process may be ending already, with everything above it
+    with contextlib.suppress(OSError):  # whoever read it may be gone as well
+        sys.stderr.write("segtrail: the process above was killed: this one ends too\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_TIMEOUT_S)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def process_tags() -> list[str]:
+    """Tags of a flow run that say which process works on it: on a server for several people nothing else does."""
+    return [f"{HOST_TAG}{socket.gethostname()}", f"{PID_TAG}{os.getpid()}"]
 
 
 def interrupt_on(*numbers: signal.Signals) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -10,7 +9,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,8 +18,8 @@ from typing import Any, TextIO, TypeVar
 
 import psutil
 
-from flows.locks import is_alive
-from flows.servers import STOP_TIMEOUT_S, find_owners, find_server, is_recording, log_path
+from flows.night_folder import NIGHT, night_tags
+from flows.servers import end_with, find_owners, find_server, is_recording, log_path, process_tags
 from pipeline.errors import SegtrailError
 from pipeline.progress import Progress
 
@@ -59,7 +57,7 @@ def run_stage(flow: Any, *args: Any) -> None:
     flow.fn = _timed(flow.fn, flow.name)
     signal.signal(signal.SIGTERM, _unwind)
     if owners := find_owners():
-        threading.Thread(target=_end_with, args=(owners,), daemon=True).start()
+        end_with(owners)
     try:
         if is_recording():
             _run_recorded(flow, args)
@@ -79,6 +77,7 @@ def _run_recorded(flow: Any, args: tuple[Any, ...]) -> None:
         flow.fn(*args)
         return
     import httpx
+    from prefect import tags
     from prefect.exceptions import PrefectException
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -88,7 +87,7 @@ def _run_recorded(flow: Any, args: tuple[Any, ...]) -> None:
     # Nothing listens to heartbeats, and their thread holds up the end of each flow for up to a second.
     settings = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     try:
-        with temporary_settings(settings):
+        with temporary_settings(settings), tags(*process_tags(), *_night_tags()):
             recorded(*args)
     except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
         if outcome.error is not None:
@@ -97,6 +96,12 @@ def _run_recorded(flow: Any, args: tuple[Any, ...]) -> None:
         LOGGER.warning("the Prefect server was lost; the stage %s, unrecorded (%r)", rest, error)
         if not outcome.done:
             flow.fn(*args)
+
+
+def _night_tags() -> list[str]:
+    """Tags of the night that the stage runs for, so that its run is found when the night is killed."""
+    night_id = os.environ.get(NIGHT)
+    return night_tags(night_id) if night_id else []
 
 
 class _Outcome:
@@ -139,20 +144,6 @@ def _timed(function: Callable[..., Any], stage: str) -> Callable[..., Any]:
 def _unwind(number: int, frame: object) -> None:
     """Lets `finally` and `except` blocks end what they have started."""
     sys.exit(128 + number)
-
-
-def _end_with(owners: Sequence[int]) -> None:
-    """Ends this process when one of its owners ends; runs in a thread of its own."""
-    while all(is_alive(pid) for pid in owners):
-        time.sleep(1)
-    time.sleep(2)  # this process may be ending already, with everything above it
-    with contextlib.suppress(OSError):  # whoever read it may be gone as well
-        sys.stderr.write("segtrail: the process above was killed: this stage ends too\n")
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(STOP_TIMEOUT_S)
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def map_cases(
@@ -198,8 +189,15 @@ def _as_task(function: Callable[..., Any], name: str, run_name: str) -> Callable
     """Wraps a function as a Prefect task when a flow run is active."""
     from prefect import Task
     from prefect.cache_policies import NO_CACHE
-    from prefect.context import FlowRunContext
+    from prefect.context import FlowRunContext, TagsContext
 
     if FlowRunContext.get() is None:
         return function
-    return Task(function, name=name, task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)
+    task = Task(function, name=name, task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)
+
+    def run(*arguments: Any) -> Any:
+        # For a task with tags Prefect asks the server for a place each time, and fails when that is too busy to answer.
+        with TagsContext(current_tags=set()):
+            return task(*arguments)
+
+    return run

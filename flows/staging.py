@@ -10,17 +10,18 @@ import fcntl
 import filecmp
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from flows.fetch import ByteProgress
-from pipeline.errors import SegtrailError, collect
+from flows.overlay import KEEP, list_files
+from pipeline.errors import SegtrailError
 
 FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file until one of the two is written
 CHUNK_BYTES = 1 << 20
-KEEP = ".keep"  # put into empty folders, which DVC would forget: they may mean something (an image without masks)
 
 
 @dataclass
@@ -40,39 +41,20 @@ class Change:
         return f"{numbers}, {self.same} as before"
 
 
-def list_files(folder: Path) -> dict[str, Path]:
-    """All files by relative path; links are followed, hidden files and folders left out.
+class Filter(Protocol):
+    """What stands between the user's files and the tree.
 
-    A folder that holds nothing else has a file `.keep`, which need not exist.
-
-    Raises:
-        SegtrailError: Links that lead nowhere or in a circle, things that are no files; all are listed.
+    Attributes:
+        files: Those that come in, by the name they get.
     """
-    files: dict[str, Path] = {}
-    errors = []
-    for path, folders, names in os.walk(folder, followlinks=True):
-        here = Path(path)
-        if here.is_symlink() and here.resolve() in (above.resolve() for above in here.parents):
-            errors.append(SegtrailError("the link leads to a folder above it", path, "remove the link"))
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        visible = [here / name for name in sorted(names) if not name.startswith(".")]
-        if not visible and not folders and here != folder:
-            files[(here / KEEP).relative_to(folder).as_posix()] = here / KEEP
-        for file in visible:
-            if file.is_file():
-                files[file.relative_to(folder).as_posix()] = file
-            else:
-                errors.append(
-                    SegtrailError("not a file, or a link to nothing", str(file), "remove or mend it")
-                )
-    if errors:
-        raise collect(errors)
-    return files
+
+    files: Mapping[str, Path]
+
+    def contents(self, path: Path) -> bytes | None:
+        """What a file shall hold; None where it comes in as it is."""
 
 
-def build_tree(source: Path, target: Path, staging: Path) -> Change:
+def build_tree(source: Path, target: Path, staging: Path, door: Filter | None = None) -> Change:
     """Builds at `staging` what shall stand at `target`.
 
     Unchanged files are linked from the old tree, so DVC need not hash them again.
@@ -81,11 +63,12 @@ def build_tree(source: Path, target: Path, staging: Path) -> Change:
         source: Folder of the user; only read.
         target: The tree before, which may be missing; only read.
         staging: Made anew.
+        door: Chooses, renames and changes files; None takes all of them as they are.
 
     Raises:
         SegtrailError: The source cannot be read, or the disk is full.
     """
-    files = list_files(source)
+    files = list_files(source) if door is None else door.files
     old = list_files(target) if target.is_dir() and not target.is_symlink() else {}
     change = Change(removed=sorted(old.keys() - files.keys()))
     shutil.rmtree(staging, ignore_errors=True)
@@ -94,12 +77,13 @@ def build_tree(source: Path, target: Path, staging: Path) -> Change:
         for name, path in files.items():
             copy = staging / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            if name in old and _is_same(path, old[name]):
+            contents = None if door is None else door.contents(path)
+            if name in old and _is_same(path, old[name], contents):
                 change.same += 1
                 _link(old[name], copy)
             else:
                 (change.changed if name in old else change.added).append(name)
-                _copy(path, copy)
+                _copy(path, copy) if contents is None else copy.write_bytes(contents)
             progress.add(copy.stat().st_size)
     except OSError as error:
         raise SegtrailError(
@@ -112,8 +96,10 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _is_same(first: Path, second: Path) -> bool:
-    """Whether two files hold the same bytes."""
+def _is_same(first: Path, second: Path, contents: bytes | None) -> bool:
+    """Whether two files hold the same bytes; `contents` stand for those of the first."""
+    if contents is not None:
+        return second.read_bytes() == contents
     if first.name == KEEP:
         return second.exists()
     return first.samefile(second) or filecmp.cmp(first, second, shallow=False)
@@ -188,6 +174,11 @@ def recover(target: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     shutil.rmtree(undo)
+
+
+def is_known(target: Path) -> bool:
+    """Whether a tree is there, or one that `recover` may bring back."""
+    return target.is_dir() or _undo(target).exists()
 
 
 def replace_bytes(path: Path, content: bytes) -> None:

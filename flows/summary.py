@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,11 @@ def summarise(seconds: Mapping[str, float], total_s: float) -> str:
     evaluated = {model: numbers for model, numbers in metrics.items() if numbers}
     lines = [""]
     if evaluated:
-        lines += [*_table(_rows(evaluated, params, decision)), f"{CHOSEN_BY.strip()} chooses the model", ""]
+        compared = any(len(group["scores"]) > 1 for group in decision.get("validation", []))
+        legend = (
+            "chooses the model" + ": among those validated by one metric validation, then the test" * compared
+        )
+        lines += [*_table(_rows(evaluated, params, decision)), f"{CHOSEN_BY.strip()} {legend}", ""]
     lines += [f"registered model {decision['name']}: {_verdict(decision)}"] if decision else []
     executed = ", ".join(f"{stage} {format_seconds(s)}" for stage, s in seconds.items())
     lines.append(f"{format_seconds(total_s)} in all ({executed or 'no stage executed'})")
@@ -58,9 +62,19 @@ def _rows(
     bundles = [
         _load(Path("data/models") / model / "run.json").get("bundle_sha256", "") for model in evaluated
     ]
+    rows += [_validation(group, bundles) for group in decision.get("validation", [])]
     rows.append(("bundle", *(sha256[:12] or "-" for sha256 in bundles)))
     rows.append(("alias", *(", ".join(_aliases(sha256, decision)) or "-" for sha256 in bundles)))
     return rows
+
+
+def _validation(group: Mapping[str, Any], bundles: Sequence[str]) -> tuple[str, ...]:
+    """Scores of the models that were validated by one metric; of several, the winner is named."""
+    scores = {line["bundle_sha256"]: line["score"] for line in group["scores"]}
+    shown = {sha256: "-" if score is None else f"{score:.4f}" for sha256, score in scores.items()}
+    if len(scores) > 1 and group["winner"] in shown:
+        shown[group["winner"]] += " competes"
+    return (str(group["metric"]) + CHOSEN_BY * (len(scores) > 1), *(shown.get(s, "-") for s in bundles))
 
 
 def _cell(numbers: Numbers, name: str) -> str:
@@ -82,6 +96,8 @@ def _verdict(decision: Mapping[str, Any]) -> str:
     reasons = "; ".join(decision["reasons"])
     if champion is None:
         return f"no champion ({reasons})"
+    if decision.get("by") == "person":
+        return f"champion {champion[:12]} since {decision['decided'][:16]} ({reasons})"
     if champion == challenger:
         return f"champion {champion[:12]} since {decision.get('decided', 'now')[:16]} ({reasons})"
     return f"champion {champion[:12]} stays, challenger {str(challenger)[:12]} refused ({reasons})"

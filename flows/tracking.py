@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from flows.model_files import load_json, present_files
+from flows.model_files import present_files
 from flows.tracking_content import (
     dataset_input,
     epoch_metrics,
@@ -21,17 +21,24 @@ from flows.tracking_content import (
     run_name,
     run_tags,
 )
+from flows.tracking_folds import fold_name, fold_tags, log_result
+from flows.tracking_parts import log_dataset, log_params
 from flows.tracking_registry import find_bundle, reconcile
-from flows.tracking_run import count_sides, log_params, sync_run
+from flows.tracking_run import count_sides, sync_run
 from flows.tracking_store import TRACKING_ERRORS, ensure_experiment, get_run, open_client, tolerate
+from pipeline.errors import SegtrailError
+from pipeline.plan import load_plan
 
 __all__ = [
+    "continue_run",
     "find_bundle",
+    "finish_fold_run",
     "finish_training_run",
     "log_epoch",
     "reconcile",
     "record_evaluation",
     "record_training",
+    "start_fold_run",
     "start_training_run",
 ]
 LOGGER = logging.getLogger("segtrail")
@@ -45,7 +52,7 @@ class _LiveRun:
 
     Attributes:
         client: The store; None after a failure: nothing more is sent, `record_training` makes up for it.
-        monitor: Measures the machine.
+        monitor: Measures the machine; None in the run of a fold, as that of the model does so.
         last_epoch: The last one the run holds.
     """
 
@@ -74,15 +81,55 @@ def start_training_run(model: str, params: Mapping[str, Any], provenance: Mappin
         run = client.create_run(
             experiment_id, tags=_process_tags() | run_tags(model, provenance), run_name=run_name(model)
         )
-        files = present_files(model)
-        plan = load_json(files.plan, "plan") if files.plan.is_file() else {}
-        log_params(client, run, flatten_params(params, plan))
-        counts = count_sides(files.splits) if files.splits.is_file() else {}
+        log_params(client, run, flatten_params(params, _present_plan(model, params)))
+        splits = present_files(model).splits
+        counts = count_sides(splits) if splits.is_file() else {}
         data = dataset_input(str(provenance["dataset"]), str(provenance["data_digest"]), counts)
-        client.log_inputs(run.info.run_id, [data])
+        log_dataset(client, run.info.run_id, data)
         _LIVE[run.info.run_id] = _LiveRun(client, _start_monitor(run.info.run_id, resume=False), 0)
         return str(run.info.run_id)
     return None
+
+
+def start_fold_run(
+    parent_id: str | None, model: str, fold: int, params: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> str | None:
+    """Starts the run of one training of a cross-validation, below the run of its model.
+
+    Args:
+        parent_id: From `start_training_run`; None when MLflow could not be reached then.
+        model: Name of the model.
+        fold: From 0.
+        params: Section `train.<model>`, with the seed of the fold.
+        provenance: See `flows.provenance.collect_provenance`.
+
+    Returns:
+        The run's id, None when MLflow cannot be reached.
+    """
+    if parent_id is None:  # a server that is away costs seconds a call; `record_training` makes up for it
+        return None
+    with tolerate("starting the run of a fold"):
+        client = open_client()
+        run = client.create_run(
+            ensure_experiment(client, str(provenance["dataset"])),
+            tags=_process_tags() | fold_tags(model, fold, parent_id, provenance),
+            run_name=fold_name(model, fold),
+        )
+        log_params(client, run, flatten_params(params, _present_plan(model, params)))
+        _LIVE[run.info.run_id] = _LiveRun(client, None, 0)
+        return str(run.info.run_id)
+    return None
+
+
+def _present_plan(model: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan as the bundle of the model will hold it: a param of MLflow cannot be changed later."""
+    try:
+        plan = load_plan(present_files(model).plan)
+        if "configuration" in params:
+            plan = plan.configured(params["network"], params["configuration"], model)
+    except SegtrailError:  # the training says it
+        return {}
+    return plan.model_dump(mode="json")
 
 
 def _process_tags() -> dict[str, str]:
@@ -98,8 +145,15 @@ def _start_monitor(run_id: str, resume: bool) -> SystemMetricsMonitor:
     return monitor
 
 
-def _continue_run(run_id: str) -> _LiveRun:
-    """Takes up a run that a killed process has left."""
+def continue_run(run_id: str | None, monitored: bool = True) -> None:
+    """Takes up a run that a killed process has left; does nothing with one of this process.
+
+    Args:
+        run_id: From `start_training_run` or `start_fold_run`; None does nothing.
+        monitored: Measure the machine.
+    """
+    if run_id is None or run_id in _LIVE:
+        return
     live = _LiveRun(None, None, 0)
     with tolerate("continuing the run"):
         client = open_client()
@@ -108,8 +162,9 @@ def _continue_run(run_id: str) -> _LiveRun:
             client.set_tag(run_id, key, value)
         known = client.get_metric_history(run_id, LOSS)
         last = max((point.step for point in known), default=0)
-        live = _LiveRun(client, _start_monitor(run_id, resume=True), last)
-    return live
+        monitor = _start_monitor(run_id, resume=True) if monitored else None
+        live = _LiveRun(client, monitor, last)
+    _LIVE[run_id] = live
 
 
 def log_epoch(run_id: str | None, row: Mapping[str, Any]) -> None:
@@ -121,8 +176,7 @@ def log_epoch(run_id: str | None, row: Mapping[str, Any]) -> None:
     """
     if run_id is None:
         return
-    if run_id not in _LIVE:
-        _LIVE[run_id] = _continue_run(run_id)
+    continue_run(run_id)
     live = _LIVE[run_id]
     epoch = int(row["epoch"])
     if live.client is None or epoch <= live.last_epoch:
@@ -154,6 +208,22 @@ def finish_training_run(run_id: str | None, status: str) -> None:
         client = open_client()
         if get_run(client, run_id) is not None:
             client.set_terminated(run_id, status)
+
+
+def finish_fold_run(run_id: str | None, record: Mapping[str, Any]) -> None:
+    """Logs what a fold gave and ends its run.
+
+    Args:
+        run_id: From `start_fold_run`; None does nothing.
+        record: `result.json` of the fold.
+    """
+    if run_id is None:
+        return
+    with tolerate("recording a fold"):
+        client = open_client()
+        if get_run(client, run_id) is not None:
+            log_result(client, run_id, record)
+    finish_training_run(run_id, "FINISHED")
 
 
 def record_training(model: str) -> str | None:

@@ -19,6 +19,7 @@ from flows.provenance import user_name
 LONGEST_PARAM = 6000
 HEADLINES = (
     "dice",
+    "reader_dice",
     "surface_dice",
     "hd95_mm",
     "mask_map_10_50",
@@ -55,13 +56,15 @@ def run_tags(model: str, provenance: Mapping[str, Any]) -> dict[str, str]:
 
 def provenance_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Provenance as tags; packages are in the artifact `provenance.json`."""
-    keys = ("dataset", "data_digest", "dvc_lock_sha256", "git_commit", "git_dirty", "python")
-    return {f"segtrail.{key}": str(provenance[key]) for key in keys if key in provenance}
+    keys = ("dataset", "data_digest", "dvc_lock_sha256", "git_commit", "git_dirty", "python", "started_from")
+    tags = {f"segtrail.{key}": str(provenance[key])[:LONGEST_PARAM] for key in keys if key in provenance}
+    parents = provenance.get("parents")
+    return tags | {"segtrail.parents": " ".join(parents)} if parents else tags
 
 
 def flatten_params(train: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
-    """Params of a run: those of `train.<model>`, and `plan.<key>` for what the plan decided."""
-    decided = {key: value for key, value in plan.items() if key != "reasons"}
+    """Params of a run: those of `train.<model>`, and `plan.<key>` for what the plan decided for its network."""
+    decided = {key: value for key, value in plan.items() if key not in ("reasons", "alternatives")}
     return {key: value[:LONGEST_PARAM] for key, value in _flatten({**train, "plan": decided}, "")}
 
 
@@ -131,6 +134,17 @@ def evaluation_metrics(files: ModelFiles, milliseconds: int, model_id: str | Non
     numbers = files.load_metrics()["metrics"]
     found = {legal_name(name): value for name, value in numbers.items() if value is not None}
     return [Metric(name, float(value), milliseconds, 0, model_id=model_id) for name, value in found.items()]
+
+
+def closing_metrics(scores: Mapping[str, float | None], milliseconds: int) -> list[Metric]:
+    """The closing validation as MLflow metrics, such as `closing_validation/<class>/dice`.
+
+    Args:
+        scores: `validation_scores` of a bundle; those without a value are left out.
+        milliseconds: When it ended.
+    """
+    found = {legal_name(f"closing_validation/{name}"): value for name, value in scores.items()}
+    return [Metric(name, value, milliseconds, 0) for name, value in found.items() if value is not None]
 
 
 def summarise_markdown(files: ModelFiles) -> str:

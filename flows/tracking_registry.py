@@ -13,8 +13,9 @@ from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from flows.archive import Version, list_names, list_versions, load_version, version_folder
-from flows.decision import Record, load_decision
+from flows.archive import SHORT, Version, list_names, list_versions, load_version, version_folder
+from flows.audit import Record
+from flows.decision import load_decision
 from flows.provenance import UNKNOWN
 from flows.tracking_content import (
     dataset_name,
@@ -24,7 +25,8 @@ from flows.tracking_content import (
     provenance_tags,
     summarise_markdown,
 )
-from flows.tracking_run import METRICS_TIME, log_metrics, sync_run
+from flows.tracking_parts import log_metrics
+from flows.tracking_run import METRICS_TIME, sync_run
 from flows.tracking_store import (
     MISSING,
     ensure_experiment,
@@ -66,7 +68,7 @@ def reconcile() -> dict[str, str]:
 def _reconcile_model(client: MlflowClient, name: str) -> dict[str, str]:
     versions, decision = list_versions(name), load_decision(name)
     _ensure_registered_model(client, name)
-    known = _known_versions(client, name)
+    known = known_versions(client, name)
     numbers = {}
     for version in versions:
         run_id = sync_run(client, version.files)
@@ -96,7 +98,7 @@ def _search_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return sorted((v for v in found if SHA256 in v.tags), key=lambda version: int(version.version))
 
 
-def _known_versions(client: MlflowClient, name: str) -> dict[str, tuple[ModelVersion, LoggedModel]]:
+def known_versions(client: MlflowClient, name: str) -> dict[str, tuple[ModelVersion, LoggedModel]]:
     """The version of each bundle that can be loaded, with its logged model, by sha256.
 
     Of several with one bundle the oldest: the one that people have noted down. A version whose logged model
@@ -141,10 +143,10 @@ def _register(client: MlflowClient, version: Version, run_id: str, tags: dict[st
 
 def _find_logged_model(client: MlflowClient, experiment_id: str, sha256: str) -> LoggedModel | None:
     found = client.search_logged_models([experiment_id], f"tags.`{SHA256}` = '{sha256}'", max_results=10)
-    return next((model for model in found if str(model.status) == "READY" and _is_whole(model)), None)
+    return next((model for model in found if str(model.status) == "READY" and is_whole(model)), None)
 
 
-def _is_whole(model: LoggedModel) -> bool:
+def is_whole(model: LoggedModel) -> bool:
     folder = local_path(model.artifact_location)
     return folder is None or (folder / "MLmodel").is_file()
 
@@ -153,7 +155,7 @@ def _refresh(
     client: MlflowClient, version: Version, registered: ModelVersion, logged: LoggedModel, run_id: str
 ) -> None:
     """Restores lost artifacts of a version and follows new scores and settings."""
-    if not _is_whole(logged) or registered.tags.get(SERVED) != _served_digest(version):
+    if not is_whole(logged) or registered.tags.get(SERVED) != _served_digest(version):
         _upload(client, logged, version, run_id)
         client.set_model_version_tag(version.name, registered.version, SERVED, _served_digest(version))
     description = summarise_markdown(version.files)
@@ -189,6 +191,8 @@ def _version_tags(version: Version, decision: Record) -> dict[str, str]:
         tags[f"segtrail.{legal_name(line['metric'])}"] = f"{line['value']:.4f}"
     if line.get("gate"):
         tags |= {"segtrail.gate": line["gate"], "segtrail.gate_reasons": "; ".join(line["gate_reasons"])}
+    if line.get("hand"):
+        tags["segtrail.hand"] = line["hand"]
     return tags
 
 
@@ -206,17 +210,15 @@ def _set_aliases(client: MlflowClient, name: str, decision: Record, numbers: Map
             client.delete_registered_model_alias(name, alias)
         elif number is not None and current.get(alias) != number:
             client.set_registered_model_alias(name, alias, number)
+            came = f"from version {current[alias]} to" if alias in current else "to"
+            LOGGER.info("MLflow: %s@%s moved %s version %s", name, alias, came, number)
 
 
 def find_bundle(name: str, version: str) -> tuple[Path, str, dict[str, Any]]:
-    """The bundle behind `NAME@ALIAS` or `NAME@NUMBER`.
-
-    Aliases are looked up in the files, so that they also work where the archive alone is (`dvc pull`). Nothing
-    is created in MLflow.
+    """The bundle behind a version, and how to predict with it.
 
     Args:
-        name: Registered model.
-        version: "champion", "challenger", or the number of a version in MLflow.
+        name, version: See `find_version`.
 
     Returns:
         The bundle's folder, the number of the version ("unknown" when MLflow has none for it), and the section
@@ -225,26 +227,59 @@ def find_bundle(name: str, version: str) -> tuple[Path, str, dict[str, Any]]:
     Raises:
         SegtrailError: There is no such model, alias or version.
     """
+    found, number = find_version(name, version)
+    return found.files.folder, number, found.predict
+
+
+def find_version(name: str, version: str) -> tuple[Version, str]:
+    """The version behind `NAME@ALIAS`, `NAME@NUMBER` or `NAME@SHA256`.
+
+    All but numbers are looked up in the files, so that they also work where the archive alone is (`dvc pull`).
+    Nothing is created in MLflow.
+
+    Args:
+        name: Registered model.
+        version: "champion", "challenger", the number of a version in MLflow, or the first 8 or more characters
+            of a bundle's sha256.
+
+    Returns:
+        The version, and its number in MLflow ("unknown" when MLflow has none for it).
+
+    Raises:
+        SegtrailError: There is no such model, alias or version.
+    """
     place = f"{name}@{version}"
     if name not in list_names():
         raise unknown_name("registered model", name, list_names() or ["(none yet: dvc repro)"], place)
-    numbers: dict[str, str] = {}  # bundle sha256 by number
-    current: dict[str, str] = {}  # number by bundle sha256
-    if store_exists():
-        with tolerate("looking up a version"):
-            client = open_client()
-            numbers = {str(found.version): found.tags[SHA256] for found in _search_versions(client, name)}
-            known = _known_versions(client, name)
-            current = {sha256: str(found.version) for sha256, (found, _) in known.items()}
+    numbers, current = find_numbers(name)
+    number = version.removeprefix("v")
+    alike = [
+        v.bundle_sha256
+        for v in list_versions(name)
+        if len(version) >= 8 and v.bundle_sha256.startswith(version)
+    ]
     if version in ALIASES:
         sha256 = load_decision(name).get(ALIASES[version])
         if sha256 is None:
             raise SegtrailError(f"{name} has no {version}", place, "dvc repro register")
-        number = current.get(sha256, UNKNOWN)
+    elif number in numbers:
+        return load_version(version_folder(name, numbers[number])), number
+    elif len(alike) == 1:
+        sha256 = alike[0]
     else:
-        number = version.removeprefix("v")
-        if number not in numbers:
-            raise unknown_name("version", version, [*ALIASES, *numbers], place)
-        sha256 = numbers[number]
-    found = load_version(version_folder(name, sha256))
-    return found.files.folder, number, found.predict
+        known = [v.bundle_sha256[:SHORT] for v in list_versions(name)]
+        raise unknown_name("version", version, [*ALIASES, *numbers, *known], place)
+    return load_version(version_folder(name, sha256)), current.get(sha256, UNKNOWN)
+
+
+def find_numbers(name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """MLflow's versions of a model, without creating a store: sha256 by number, and number by sha256."""
+    numbers: dict[str, str] = {}
+    current: dict[str, str] = {}
+    if store_exists():
+        with tolerate("looking up a version"):
+            client = open_client()
+            numbers = {str(found.version): found.tags[SHA256] for found in _search_versions(client, name)}
+            known = known_versions(client, name)
+            current = {sha256: str(found.version) for sha256, (found, _) in known.items()}
+    return numbers, current

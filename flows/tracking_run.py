@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.entities import Run, RunTag
 
 from flows.model_files import WEIGHTS, ModelFiles, digest_files
 from flows.tracking_content import (
+    closing_metrics,
     dataset_input,
     dataset_name,
-    epoch_metrics,
     evaluation_metrics,
     flatten_params,
     provenance_tags,
@@ -28,33 +23,20 @@ from flows.tracking_content import (
     run_tags,
     summarise_markdown,
 )
-from flows.tracking_store import ensure_experiment, find_run, local_path
+from flows.tracking_folds import sync_folds
+from flows.tracking_parts import (
+    Part,
+    digest_json,
+    log_dataset,
+    log_history,
+    log_metrics,
+    log_params,
+    sync_parts,
+    to_milliseconds,
+)
+from flows.tracking_store import ensure_experiment, find_run
 
-BATCH = 100
-METRIC_BATCH = 1000
 METRICS_TIME = "segtrail.metrics_time_ms"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a run that is synced on its own.
-
-    Attributes:
-        name: Of the tag `segtrail.<name>_sha256`.
-        digest: Of the files behind it.
-        folder: Artifact folder it fills, "" for none.
-        write: Brings it into the run.
-    """
-
-    name: str
-    digest: str
-    folder: str
-    write: Callable[[MlflowClient, Run], None]
-
-    @property
-    def tag(self) -> str:
-        """Tag that holds the digest."""
-        return f"segtrail.{self.name}_sha256"
 
 
 def sync_run(client: MlflowClient, files: ModelFiles) -> str:
@@ -68,19 +50,12 @@ def sync_run(client: MlflowClient, files: ModelFiles) -> str:
         The run's id: the one in `run.json`, or of the run that replaces it.
     """
     run = _find_or_create(client, files)
-    root = local_path(run.info.artifact_uri)
-    for part in _parts(files):
-        gone = bool(part.folder) and root is not None and not (root / part.folder).is_dir()
-        if run.data.tags.get(part.tag) != part.digest or gone:
-            if part.folder:
-                repository = get_artifact_repository(run.info.artifact_uri)
-                repository.delete_artifacts(part.folder)  # type: ignore[no-untyped-call]
-            part.write(client, run)
-            client.set_tag(run.info.run_id, part.tag, part.digest)
+    sync_parts(client, run, _parts(files))
+    sync_folds(client, files, run.info.run_id)
     if (
         run.info.status != "FINISHED"
     ):  # MLflow was away when it ended: only a finished training has a `run.json`
-        client.set_terminated(run.info.run_id, "FINISHED", _milliseconds(files.load_run().get("finished")))
+        client.set_terminated(run.info.run_id, "FINISHED", to_milliseconds(files.load_run().get("finished")))
     return str(run.info.run_id)
 
 
@@ -91,7 +66,7 @@ def _find_or_create(client: MlflowClient, files: ModelFiles) -> Run:
     run = find_run(client, experiment_id, run_id)
     if run is not None:
         return run
-    started, finished = (_milliseconds(record.get(key)) for key in ("started", "finished"))
+    started, finished = (to_milliseconds(record.get(key)) for key in ("started", "finished"))
     tags = run_tags(files.model, bundle.get("provenance", {}))
     run = client.create_run(
         experiment_id,
@@ -103,27 +78,6 @@ def _find_or_create(client: MlflowClient, files: ModelFiles) -> Run:
     return client.get_run(run.info.run_id)
 
 
-def _milliseconds(iso: Any) -> int | None:
-    """Milliseconds since 1970, None when it is no time."""
-    try:
-        return round(datetime.fromisoformat(str(iso)).timestamp() * 1000)
-    except ValueError:
-        return None
-
-
-def log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
-    """Logs any number of metrics in batches."""
-    for start in range(0, len(metrics), METRIC_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + METRIC_BATCH])
-
-
-def log_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
-    """Logs the params a run does not have yet; MLflow refuses to change one."""
-    new = [Param(key, value) for key, value in params.items() if key not in run.data.params]
-    for start in range(0, len(new), BATCH):
-        client.log_batch(run.info.run_id, params=new[start : start + BATCH])
-
-
 def _parts(files: ModelFiles) -> list[Part]:
     bundle = files.load_bundle_record()
     params = flatten_params(bundle.get("params", {}), bundle.get("plan", {}))
@@ -132,22 +86,29 @@ def _parts(files: ModelFiles) -> list[Part]:
     own = [path for path in sorted(files.folder.iterdir()) if path.name != WEIGHTS]
     data = [files.plan, files.splits, files.cases, files.dataset]
     parts = [
-        Part("params", _sha256(params), "", lambda c, r: log_params(c, r, params)),
+        Part("params", digest_json(params), "", lambda c, r: log_params(c, r, params)),
         Part(
             "dataset",
-            _sha256([digest, counts]),
+            digest_json([digest, counts]),
             "",
-            lambda c, r: c.log_inputs(r.info.run_id, [dataset_input(dataset_name(bundle), digest, counts)]),
+            lambda c, r: log_dataset(c, r.info.run_id, dataset_input(dataset_name(bundle), digest, counts)),
         ),
         Part(
             "history",
             digest_files([files.folder / "history.csv"]),
             "",
-            lambda c, r: _log_history(c, r, files),
+            lambda c, r: log_history(c, r, files.folder / "history.csv"),
         ),
         Part("model", digest_files(own), "model", _uploader(own, "model")),
         Part("data", digest_files(data), "data", _uploader(data, "data")),
     ]
+    if closing := closing_metrics(
+        bundle.get("validation_scores", {}), to_milliseconds(files.load_run().get("finished")) or 0
+    ):
+        scores = bundle["validation_scores"]
+        parts.append(
+            Part("closing", digest_json(scores), "", lambda c, r: log_metrics(c, r.info.run_id, closing))
+        )
     if files.evaluated:
         parts += _evaluation_parts(files)
     if files.provenance is not None:
@@ -155,7 +116,7 @@ def _parts(files: ModelFiles) -> list[Part]:
         parts.append(
             Part(
                 "provenance",
-                _sha256(provenance),
+                digest_json(provenance),
                 "provenance",
                 lambda c, r: _log_provenance(c, r, provenance),
             )
@@ -177,10 +138,6 @@ def _evaluation_parts(files: ModelFiles) -> list[Part]:
     return parts
 
 
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def count_sides(splits: Path) -> dict[str, int]:
     """Number of cases on each side of the split."""
     with splits.open(newline="", encoding="utf-8") as stream:
@@ -197,31 +154,6 @@ def _uploader(paths: Sequence[Path], folder: str) -> Callable[[MlflowClient, Run
                 client.log_artifact(run.info.run_id, str(path), folder)
 
     return upload
-
-
-def _log_history(client: MlflowClient, run: Run, files: ModelFiles) -> None:
-    """Logs the points of the curves that the run lacks, each at the time it was reached.
-
-    Where the run holds another value, of an epoch that a resumed training has repeated, the new point gets a
-    later time: MLflow shows the latest value of a step.
-    """
-    with (files.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    latest = {
-        (key, point.step): point
-        for key in {name for row in rows for name in epoch_metrics(row)} & run.data.metrics.keys()
-        for point in sorted(client.get_metric_history(run.info.run_id, key), key=lambda p: p.timestamp)
-    }
-    missing = []
-    for row in rows:
-        epoch, moment = int(row["epoch"]), run.info.start_time + round(float(row["minutes"]) * 60_000)
-        for name, value in epoch_metrics(row).items():
-            known = latest.get((name, epoch))
-            if known is None:
-                missing.append(Metric(name, value, moment, epoch))
-            elif known.value != value:
-                missing.append(Metric(name, value, max(moment, known.timestamp + 1), epoch))
-    log_metrics(client, run.info.run_id, missing)
 
 
 def _log_evaluation(client: MlflowClient, run: Run, files: ModelFiles) -> None:

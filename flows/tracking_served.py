@@ -14,6 +14,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from flows.archive import Version
 from flows.model_files import load_json
 from flows.provenance import serving_requirements
+from pipeline.config import load_params
 
 MODEL_CODE = Path("flows/served_model.py")
 LIBRARY = Path("pipeline")
@@ -60,14 +61,19 @@ def _forget_folders(path: Path) -> None:
 
 
 def build_signature(version: Version) -> ModelSignature:
-    """Columns in and out, and the section `predict` as params with their defaults."""
+    """Columns in and out, and the section `predict` as params with their defaults.
+
+    Keys that are newer than the version have the value they have now, as in `segtrail predict`: the code that
+    travels with it asks for all of them.
+    """
     plan = load_json(version.files.plan, "plan")
     size = "area_mm2" if plan.get("dimensions") == 2 else "volume_mm3"
     text, number = DataType.string, DataType.double
     inputs = Schema([ColSpec(text, "image"), ColSpec(text, "output", required=False)])
     columns = [ColSpec(text, name) for name in ("case_id", "label_map", "instances")]
-    columns += [ColSpec(number, f"{size}_{label}") for label in plan["label_names"][1:]]
+    regions = [region["name"] for region in plan.get("regions", [])]
+    columns += [ColSpec(number, f"{size}_{name}") for name in [*plan["label_names"][1:], *regions]]
     kinds = {bool: DataType.boolean, float: number, int: DataType.long, str: text}
-    settings = {**version.predict, "device": "auto"}
+    settings = {**load_params().predict.model_dump(mode="json"), **version.predict, "device": "auto"}
     params = ParamSchema([ParamSpec(name, kinds[type(value)], value) for name, value in settings.items()])
     return ModelSignature(inputs, Schema([*columns]), params)

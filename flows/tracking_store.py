@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flows.environment import STATE
 from flows.locks import is_alive
+from flows.tracking_database import make_file, make_tables
 
 LOGGER = logging.getLogger("segtrail")
 ARTIFACTS = "mlartifacts"
@@ -67,13 +68,14 @@ def artifact_root() -> Path | None:
 
 def open_client() -> MlflowClient:
     """Opens the store; a project folder that was moved or copied is noticed first."""
-    root = artifact_root()
-    if root is not None and tracking_uri().startswith(SQLITE):
-        database = Path(tracking_uri().removeprefix(SQLITE))
-        database.parent.mkdir(parents=True, exist_ok=True)
-        if database.is_file():
-            relocate_artifacts(database, root)
-    return MlflowClient(tracking_uri())
+    uri, root = tracking_uri(), artifact_root()
+    if root is not None and uri.startswith(SQLITE):
+        database = Path(uri.removeprefix(SQLITE))
+        make_file(database, root)
+        relocate_artifacts(database, root)
+    elif root is not None:
+        make_tables(uri)
+    return MlflowClient(uri)
 
 
 def relocate_artifacts(database: Path, root: Path) -> int:

@@ -1,15 +1,17 @@
-"""Stage `train`: starts the training process, follows its history into MLflow, and puts the bundle in place."""
+"""Stage `train`: starts the training processes, follows their curves into MLflow, and puts the bundle in place.
+
+With `folds` above 1 the stage trains one network a fold, one after the other, and joins them. A fold has a scratch
+folder below that of the model, so a killed stage goes on in the fold that it was in.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,113 +21,94 @@ from prefect import flow
 from flows import tracking
 from flows.environment import STATE
 from flows.provenance import collect_provenance
-from flows.servers import end_group
 from flows.stage import run_stage
-from flows.stage_code import code_digest
-from pipeline.config import InstanceTrainParams, SemanticTrainParams, load_params
+from flows.train_jobs import build_folds, build_job, check_planned
+from flows.train_process import run_worker
+from pipeline.config import load_params
 from pipeline.errors import SegtrailError
-from pipeline.history import read_history
-from pipeline.splits import load_splits
-from pipeline.store import MANIFEST, content_key
-from pipeline.train_worker import PARENT, TrainingJob
+from pipeline.progress import format_seconds
+from pipeline.training_job import TrainingJob
 
 LOGGER = logging.getLogger("segtrail")
-PLAN = Path("data/plan/plan.json")
-STORE = Path("data/preprocessed")
-SPLITS = Path("data/splits/splits.csv")
-POLL_S = 1.0
+PRIVATE = ("result.json", "predictions")  # what of a finished training stays in its scratch folder
 
 
-def build_job(
-    model: str, params: SemanticTrainParams | InstanceTrainParams, provenance: dict[str, Any]
-) -> TrainingJob:
-    """Describes the training; its scratch folder is named by everything that decides the result.
-
-    So a killed training is continued only while data, plan, split, params, code and packages are the same.
-    """
-    sides = load_splits(SPLITS)
-    entries = json.loads((STORE / MANIFEST).read_text(encoding="utf-8"))
-    key = content_key(
-        params.model_dump_json(),
-        PLAN.read_text(encoding="utf-8"),
-        SPLITS.read_text(encoding="utf-8"),
-        json.dumps({case: entry["key"] for case, entry in sorted(entries.items())}),
-        json.dumps(provenance["packages"], sort_keys=True),
-        code_digest("train"),
-    )
-    scratch = STATE / "checkpoints" / model / key[:16]
-    labelled = {case_id: side for case_id, side in sides.items() if case_id in entries}
-    return TrainingJob(
-        model=model,
-        params=params,
-        plan=PLAN,
-        store=STORE,
-        training_cases=tuple(sorted(c for c, side in labelled.items() if side == "train")),
-        validation_cases=tuple(sorted(c for c, side in labelled.items() if side == "validation")),
-        scratch=scratch,
-        output=scratch / "finished",
-        provenance=provenance,
-        devices=os.environ.get("SEGTRAIL_DEVICES", "auto"),
-        workers=int(os.environ.get("SEGTRAIL_LOADERS", "0")),
-    )
+def _remembered_run(scratch: Path) -> str | None:
+    """The MLflow run that a training began; a continued one keeps it."""
+    memory = scratch / "mlflow_run"
+    return (memory.read_text(encoding="utf-8") or None) if memory.exists() else None
 
 
-def run_worker(job: TrainingJob, run_id: str | None) -> None:
-    """Runs the training process and logs each new epoch to MLflow.
-
-    Raises:
-        SegtrailError: The process failed; its own message stands above.
-    """
-    job_file = job.scratch / "job.json"
-    job_file.write_text(job.model_dump_json(), encoding="utf-8")
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train_worker", str(job_file)],
-        env={**os.environ, PARENT: str(os.getpid())},
-        start_new_session=True,
-    )
-    logged = 0
-    try:
-        while True:
-            code = worker.poll()
-            logged = _log_new_epochs(job.scratch / "history.csv", logged, run_id)
-            if code is not None:
-                break
-            time.sleep(POLL_S)
-    finally:
-        end_group(worker)
-    if code != 0:
-        raise SegtrailError(
-            f"the training process ended with {_exit_text(code)}",
-            f"train.{job.model}",
-            "see its message above; after an interruption, dvc repro continues from the last checkpoint",
-        )
-
-
-def _exit_text(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"signal {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
-
-
-def _log_new_epochs(history: Path, logged: int, run_id: str | None) -> int:
-    rows = read_history(history)
-    for row in rows[logged:]:
-        if run_id is not None:
-            tracking.log_epoch(run_id, row)
-    return len(rows)
-
-
-def _run_id(job: TrainingJob, model: str, provenance: dict[str, Any]) -> str | None:
-    """The MLflow run of this training; a continued training keeps the run it began."""
-    job.scratch.mkdir(parents=True, exist_ok=True)
-    memory = job.scratch / "mlflow_run"
-    if memory.exists() and (known := memory.read_text(encoding="utf-8")):
-        return known
-    run_id = tracking.start_training_run(model, job.params.model_dump(mode="json"), provenance)
+def _remember_run(scratch: Path, run_id: str | None) -> None:
     if run_id is not None:
-        memory.write_text(run_id, encoding="utf-8")
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "mlflow_run").write_text(run_id, encoding="utf-8")
+
+
+def _run_id(job: TrainingJob) -> str | None:
+    known = _remembered_run(job.scratch)
+    if known is not None:
+        return known
+    run_id = tracking.start_training_run(job.model, job.params.model_dump(mode="json"), job.provenance)
+    _remember_run(job.scratch, run_id)
     return run_id
+
+
+@contextmanager
+def _ending(run_id: str | None) -> Iterator[None]:
+    """Says in MLflow how a training ended that did not finish."""
+    try:
+        yield
+    except SegtrailError:
+        tracking.finish_training_run(run_id, "FAILED")
+        raise
+    except BaseException:
+        tracking.finish_training_run(run_id, "KILLED")
+        raise
+
+
+def _train_fold(job: TrainingJob, parent_id: str | None) -> None:
+    """Trains the network of a fold in a run below that of the model; one that has finished is left as it is."""
+    LOGGER.info(
+        "train %s, fold %d of 0 to %d: %d training and %d validation cases; all that is left trains at most %s",
+        job.model,
+        job.fold,
+        job.folds - 1,
+        len(job.training_cases),
+        len(job.validation_cases),
+        format_seconds(60 * job.params.max_minutes * (job.folds - job.fold)),
+    )
+    run_id = _remembered_run(job.scratch)
+    if run_id is None:
+        params = job.params.model_dump(mode="json")
+        run_id = tracking.start_fold_run(parent_id, job.model, job.fold, params, job.provenance)
+        _remember_run(job.scratch, run_id)
+    result = job.output / "result.json"
+    if result.is_file():
+        LOGGER.info("this fold had finished before the training was interrupted: its network is taken")
+    else:
+        with _ending(run_id):
+            tracking.continue_run(run_id, monitored=False)
+            run_worker(job, lambda row: tracking.log_epoch(run_id, row))
+    tracking.finish_fold_run(run_id, json.loads(result.read_text(encoding="utf-8")))
+
+
+def _train(job: TrainingJob, folds: Sequence[TrainingJob], run_id: str | None) -> None:
+    with _ending(run_id):
+        tracking.continue_run(run_id)
+        for fold in folds:
+            _train_fold(fold, run_id)
+        if not (job.output / "result.json").is_file():
+            run_worker(job, lambda row: tracking.log_epoch(run_id, row))
+    for fold in folds:
+        _note_run(job.output / "folds" / str(fold.fold) / "result.json", _remembered_run(fold.scratch))
+    _write_record(job, run_id)
+
+
+def _note_run(path: Path, run_id: str | None) -> None:
+    """Notes in the record of a fold which run of MLflow shows it."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    _write_whole({**record, "run_id": run_id or ""}, path)
 
 
 def _write_record(job: TrainingJob, run_id: str | None) -> None:
@@ -140,11 +123,17 @@ def _write_record(job: TrainingJob, run_id: str | None) -> None:
         "training_cases": len(job.training_cases),
         "validation_cases": len(job.validation_cases),
         "git_commit": job.provenance.get("git_commit", "unknown"),
+        "started_from": job.provenance.get("started_from", "scratch"),
+        "parents": job.provenance.get("parents", []),
         **result,
     }
-    partial = job.output / "run.json.tmp"
+    _write_whole(record, job.output / "run.json")
+
+
+def _write_whole(record: dict[str, Any], path: Path) -> None:
+    partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(job.output / "run.json")
+    partial.replace(path)
 
 
 def _publish(job: TrainingJob) -> None:
@@ -156,22 +145,21 @@ def _publish(job: TrainingJob) -> None:
     target = Path("data/models") / job.model
     partial = STATE / "publish" / job.model
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(job.output, partial, ignore=shutil.ignore_patterns("result.json"))
+    top = str(job.output)
+    shutil.copytree(job.output, partial, ignore=lambda folder, names: PRIVATE if folder == top else ())
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(target)
 
 
-def _train(job: TrainingJob, run_id: str | None) -> None:
-    try:
-        run_worker(job, run_id)
-    except SegtrailError:
-        tracking.finish_training_run(run_id, "FAILED")
-        raise
-    except BaseException:
-        tracking.finish_training_run(run_id, "KILLED")
-        raise
-    _write_record(job, run_id)
+def _announce(job: TrainingJob) -> None:
+    sides = f"{len(job.training_cases)} training and {len(job.validation_cases)} validation cases"
+    times = f"at most {job.params.max_epochs} epochs or {job.params.max_minutes:g} minutes of training"
+    if job.members:
+        sides = f"{job.folds} folds over {len(job.training_cases)} cases"
+        whole = format_seconds(60 * job.params.max_minutes * job.folds)
+        times = f"each {times}, {whole} together"
+    LOGGER.info("train %s: %s, %s", job.model, sides, times)
 
 
 @flow(name="train")
@@ -180,23 +168,26 @@ def train_flow(model: str) -> None:
 
     Args:
         model: One of `params.models`.
+
+    Raises:
+        SegtrailError: The plan lacks what one of `params.models` needs, this one or another; or a training failed.
     """
-    params = load_params().train.of(model)
-    provenance = collect_provenance()
-    job = build_job(model, params, provenance)
-    LOGGER.info(
-        "train %s: %d training and %d validation cases, at most %d epochs or %g minutes",
-        model,
-        len(job.training_cases),
-        len(job.validation_cases),
-        params.max_epochs,
-        params.max_minutes,
-    )
-    run_id = _run_id(job, model, provenance)
+    params = load_params()
+    check_planned(dict.fromkeys((*params.models, model)), params.train)
+    job = build_job(model, params.train.of(model), collect_provenance())
+    if job.params.start == "champion":
+        from flows.warm_start import (
+            choose_start,  # it loads Lightning, which the training process alone needs
+        )
+
+        job = choose_start(job, params.register_.model_name)
+    folds = build_folds(job)
+    _announce(job)
+    run_id = _run_id(job)
     if (job.output / "run.json").is_file():
         LOGGER.info("this training had finished before it was interrupted: its bundle is taken")
     else:
-        _train(job, run_id)
+        _train(job, folds, run_id)
     _publish(job)
     tracking.record_training(model)
     tracking.finish_training_run(run_id, "FINISHED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -11,26 +12,33 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.environment import state_folder
-from flows.servers import PrefectServer, end_group, interrupt_on, log_path, start_server
+from flows.exposure import LOCAL, describe_exposure, is_local, mlflow_options, reachable_names
+from flows.servers import PrefectServer, end_group, interrupt_on, local_address, log_path, start_server
 from pipeline.errors import SegtrailError
 
 MLFLOW_PORT = 5000
 PREFECT_PORT = 4200
 PORTS_TRIED = 50
 START_TIMEOUT_S = 120.0
+SQLITE = "sqlite:///"
 VIEW = "workflowType=machine_learning"  # MLflow opens its pages for language models otherwise
 
 
-def run_ui(mlflow_port: int = MLFLOW_PORT, prefect_port: int = PREFECT_PORT) -> int:
+def run_ui(
+    mlflow_port: int = MLFLOW_PORT, prefect_port: int = PREFECT_PORT, host: str = LOCAL, names: str = ""
+) -> int:
     """Starts both pages, prints where they are, and ends both on Ctrl-C or SIGTERM.
 
     Args:
         mlflow_port: First port to try.
         prefect_port: First port to try.
+        host: Address to listen on; with another than 127.0.0.1 a warning is printed.
+        names: Names by which others may call this machine, separated by commas; "" for its own.
 
     Returns:
         Exit code: 0 after Ctrl-C.
@@ -39,13 +47,16 @@ def run_ui(mlflow_port: int = MLFLOW_PORT, prefect_port: int = PREFECT_PORT) -> 
         SegtrailError: One of them does not start, or has ended by itself.
     """
     interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    called = [] if is_local(host) else reachable_names(host, names)
+    if called:
+        _write("\n".join(describe_exposure(host, called)) + "\n")
     mlflow: subprocess.Popen[bytes] | None = None
     prefect = None
     try:
-        prefect = start_server(os.getpid(), find_port(prefect_port), with_ui=True)
+        prefect = start_server(os.getpid(), find_port(prefect_port, host), True, host, (called or [""])[0])
         address = os.environ["MLFLOW_TRACKING_URI"]
         if not address.startswith("http"):
-            address, mlflow = start_mlflow(find_port(mlflow_port))
+            address, mlflow = start_mlflow(find_port(mlflow_port, host), host, called)
             _wait_for_mlflow(address, mlflow)
         if not prefect.wait():
             raise _failed("Prefect", log_path())
@@ -62,8 +73,15 @@ def run_ui(mlflow_port: int = MLFLOW_PORT, prefect_port: int = PREFECT_PORT) -> 
     return 0
 
 
-def start_mlflow(port: int) -> tuple[str, subprocess.Popen[bytes]]:
+def start_mlflow(
+    port: int, host: str = LOCAL, names: Sequence[str] = ()
+) -> tuple[str, subprocess.Popen[bytes]]:
     """Starts MLflow's pages without its job runners, which would cost 13 processes and 2.4 GB.
+
+    Args:
+        port: A free one.
+        host: Address to listen on.
+        names: By which others may call it.
 
     Returns:
         Address and process, which leads a group of its own.
@@ -73,8 +91,10 @@ def start_mlflow(port: int) -> tuple[str, subprocess.Popen[bytes]]:
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
         *("--artifacts-destination", str(state_folder() / "mlartifacts")),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--host", host, "--port", str(port)),
+        *(mlflow_options(list(names), port) if names else []),
     ]
+    _make_store()
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -89,10 +109,19 @@ def start_mlflow(port: int) -> tuple[str, subprocess.Popen[bytes]]:
             stderr=output,
             start_new_session=True,
         )
-    return f"http://127.0.0.1:{port}", process
+    return local_address(host, port), process
 
 
-def find_port(first: int) -> int:
+def _make_store() -> None:
+    """Makes the database if there is none: MLflow's server and a stage must not do so at the same time."""
+    database = os.environ["MLFLOW_TRACKING_URI"].removeprefix(SQLITE)
+    if database != os.environ["MLFLOW_TRACKING_URI"] and not Path(database).is_file():
+        from flows.tracking_store import open_client  # 1 s
+
+        open_client()
+
+
+def find_port(first: int, host: str = LOCAL) -> int:
     """The first port from `first` on that nobody listens on; says so when it is another one.
 
     Raises:
@@ -102,14 +131,14 @@ def find_port(first: int) -> int:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
         if port != first:
             _write(f"port {first} is taken, {port} is used\n")
         return port
     raise SegtrailError(
-        f"no free port from {first} to {first + PORTS_TRIED - 1}", "127.0.0.1", "end a server, or name a port"
+        f"no free port from {first} to {first + PORTS_TRIED - 1}", host, "end a server, or name a port"
     )
 
 
@@ -155,7 +184,7 @@ def _ask(address: str, route: str, key: str, body: dict[str, Any] | None) -> lis
     """Asks MLflow's REST interface; an empty list when it has nothing or does not answer."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(
-        f"{address}/api/2.0/mlflow/{route}", data, {"Content-Type": "application/json"}
+        f"{address}/api/2.0/mlflow/{route}", data, {"Content-Type": "application/json", **_credentials()}
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -163,6 +192,14 @@ def _ask(address: str, route: str, key: str, body: dict[str, Any] | None) -> lis
     except (urllib.error.URLError, OSError, ValueError):
         return []
     return found
+
+
+def _credentials() -> dict[str, str]:
+    """Header with the user of MLflow's own variables, for a server that asks for one."""
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD"))
+    if not (user and password):
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 def _watch(mlflow: subprocess.Popen[bytes] | None, prefect: PrefectServer) -> None:

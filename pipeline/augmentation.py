@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from pipeline.config import AugmentationParams
 from pipeline.intensity_augmentation import IntensityDraw, change_intensity, draw_intensity
+from pipeline.train_params import AugmentationParams
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ The rule of `pipeline.splits` cannot force balance (`docs/explanation/splits.md`
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.cases import CaseRecord
-from pipeline.splits import SIDES, SplitRow
+from pipeline.splits import SIDES, VALIDATION, SplitRow
 
 LOGGER = logging.getLogger("segtrail")
+FEWEST_VALIDATION = 4  # labelled patients; with fewer a single one weighs more than most gains of a training
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,24 @@ def warn_absent_classes(counts: Sequence[SideCounts]) -> None:
                     side.split,
                     name,
                 )
+
+
+def describe_small_validation(sides: Mapping[str, str], cases: Iterable[CaseRecord]) -> str:
+    """Says that few patients validate, what depends on them, and the ways out; "" where they are enough.
+
+    Args:
+        sides: Side of each case, by case_id.
+        cases: The table of cases; those without a label map validate nothing.
+    """
+    number = len({case.patient_id for case in cases if case.label and sides.get(case.case_id) == VALIDATION})
+    if number >= FEWEST_VALIDATION:
+        return ""
+    return (
+        f"only {number} labelled patient{'' if number == 1 else 's'} in validation, fewer than "
+        f"{FEWEST_VALIDATION}: chance has a large part in which epoch is kept and in the closing validation; "
+        "raise split.validation_fraction, or cross-validate with train.<model>.folds, or, before the first "
+        "training, change split.salt (which makes another test set)"
+    )
 
 
 def format_sides(counts: Sequence[SideCounts]) -> list[str]:

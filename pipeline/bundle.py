@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
 
 from pipeline.errors import SegtrailError
+from pipeline.models.cascade import FULL
+from pipeline.models.ensemble import average_networks, member_weights
 from pipeline.models.networks import build_network
 from pipeline.plan import Plan
+from pipeline.postprocessing_rules import Rule
 
 WEIGHTS = "model.safetensors"
 METADATA = "bundle.json"
@@ -29,9 +33,14 @@ class BundleMetadata(BaseModel):
         plan: How images are prepared and what the classes mean.
         params: `train.<model>` the weights were trained with.
         provenance: Data digest, code commit and package versions.
-        validation_metric: What chose the weights, such as "validation_dice".
-        validation_score: Its value on the validation cases, None when none was measured.
+        validation_metric: Name of the score, such as "validation_dice".
+        validation_score: Its value on the validation cases, None when none was measured. Of a U-Net the "dice" of
+            the closing validation; of Mask R-CNN what chose the weights.
+        validation_scores: See `pipeline.closing_validation.summarise_scores`; empty where there was none.
+        members: Networks whose logits are averaged; see `pipeline.models.ensemble.join_weights`.
+        postprocessing: Rules that its label maps go through, in this order; learned from the closing predictions.
         weights_sha256: Of `model.safetensors`.
+        low_plan: Of the first network of a cascade, whose second one has `plan`; None for one network.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,7 +53,11 @@ class BundleMetadata(BaseModel):
     provenance: dict[str, Any]
     validation_metric: str
     validation_score: float | None
+    validation_scores: dict[str, float | None] = {}
+    members: int = 1
+    postprocessing: tuple[Rule, ...] = ()
     weights_sha256: str
+    low_plan: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +76,33 @@ class Bundle:
     weights: dict[str, torch.Tensor]
     sha256: str
 
+    @property
+    def further_bytes(self) -> int:
+        """Bytes of the weights of all networks but one, as they are held twice: here and in the network.
+
+        Of a cascade each member is two networks; the one that is not counted is at full resolution.
+        """
+        one = self.weights if self.metadata.members == 1 else member_weights(self.weights, 0)
+        if self.metadata.low_plan is not None:
+            one = {name: tensor for name, tensor in one.items() if name.startswith(f"{FULL}.")}
+        return 2 * (_count_bytes(self.weights) - _count_bytes(one))
+
     def build(self, device: torch.device) -> torch.nn.Module:
-        """The network with its weights, in evaluation mode."""
+        """The network with its weights, in evaluation mode; of several members, one that averages their logits."""
+        members = self.metadata.members
+        if members == 1:
+            return self._build_member(self.weights).to(device).eval()
+        parts = [self._build_member(member_weights(self.weights, member)) for member in range(members)]
+        return average_networks(parts).to(device).eval()
+
+    def _build_member(self, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
         network = build_network(self.metadata.network, **self.metadata.network_arguments)
-        network.load_state_dict(self.weights)
-        return network.to(device).eval()
+        network.load_state_dict(weights)
+        return network
+
+
+def _count_bytes(weights: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in weights.values())
 
 
 def save_bundle(folder: Path, weights: dict[str, torch.Tensor], **metadata: Any) -> str:
@@ -75,7 +110,7 @@ def save_bundle(folder: Path, weights: dict[str, torch.Tensor], **metadata: Any)
 
     Args:
         folder: Target.
-        weights: State dict of the network.
+        weights: State dict of the network, or of several joined.
         **metadata: Fields of `BundleMetadata` but `weights_sha256`.
 
     Returns:

@@ -11,10 +11,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pipeline.config import TrainParams
 from pipeline.history import append_history
 from pipeline.models.base import TrainedModule
 from pipeline.progress import format_seconds
+from pipeline.train_params import TrainParams
 
 LOGGER = logging.getLogger("segtrail")
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from pipeline.errors import SegtrailError
 
 OK = "ok"
+FIXED = "fixed"
 WARN = "warn"
 QUARANTINED = "quarantined"
+VERDICTS = (OK, FIXED, WARN, QUARANTINED)  # from best to worst; that of a case is the worst of its findings
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,22 @@ class Finding:
         code: Machine-readable, such as "not_finite".
         reason: For a person, with the measured value and the limit.
         fatal: Whether the case is quarantined for it; otherwise it only warns.
+        measured: The value that was found, with its unit; "" where a sentence says it better.
+        limit: The value that would have been right, or the params key with its value; "" likewise.
+        fixed: Whether it was mended without loss, so that it need not even warn.
     """
 
     code: str
     reason: str
     fatal: bool = True
+    measured: str = ""
+    limit: str = ""
+    fixed: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What the finding alone makes of a case."""
+        return QUARANTINED if self.fatal else FIXED if self.fixed else WARN
 
 
 @dataclass(frozen=True)
@@ -47,9 +60,11 @@ class CaseRecord:
         shape: Voxels along X, Y, Z in canonical (RAS+) axis order.
         spacing_mm: Voxel size along the same axes.
         orientation: Axis codes of the file as stored, such as "LPS".
-        verdict: "ok", "warn" or "quarantined".
+        verdict: "ok", "fixed", "warn" or "quarantined".
         code: Machine-readable reason of the verdict, "" when ok.
         reason: The same for a person, with measured value and limit.
+        fixes: What whoever reads the reference must mend, as "role:fix", such as "label:orientation"; the raw
+            files stay as they are (`pipeline.io.case_maps`).
     """
 
     case_id: str
@@ -65,6 +80,7 @@ class CaseRecord:
     verdict: str = OK
     code: str = ""
     reason: str = ""
+    fixes: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -103,8 +119,9 @@ def load_cases(path: Path) -> list[CaseRecord]:
 
 def _record(row: dict[str, str]) -> CaseRecord:
     return CaseRecord(
-        **{k: v for k, v in row.items() if k not in ("images", "shape", "spacing_mm")},
+        **{k: v for k, v in row.items() if k not in ("images", "shape", "spacing_mm", "fixes")},
         images=_split(row["images"]),
+        fixes=_split(row["fixes"]),
         shape=tuple(int(v) for v in _split(row["shape"])),
         spacing_mm=tuple(float(v) for v in _split(row["spacing_mm"])),
     )

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    AfterValidator,
     Field,
     ValidationError,
     model_validator,
 )
 
 from pipeline.errors import SegtrailError
+from pipeline.nightly_params import NightlyParams
 from pipeline.params_errors import to_params_error
+from pipeline.section import Fraction, Name, Section, Seed
+from pipeline.train_params import TrainSections
 
-NETWORK_NAMES = ("unet", "maskrcnn")  # what `models` may name; each has a section below `train`
+LAYOUTS = "pipeline.io.layouts"  # package with a module a layout
+
+
+def layout_names() -> tuple[str, ...]:
+    """Names of the layouts: those of the files in `pipeline/io/layouts`, of which none is imported."""
+    return tuple(sorted(module.name for module in iter_modules(import_module(LAYOUTS).__path__)))
+
+
+def _known_layout(name: str) -> str:
+    if name not in layout_names():
+        raise ValueError(f"legal: {', '.join(layout_names())}")
+    return name
+
+
 Auto = Literal["auto"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-LayoutName = Literal["msd", "table", "dsb2018", "luna16", "lidc"]  # names of pipeline.io.sources.LAYOUTS
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+LayoutName = Annotated[str, AfterValidator(_known_layout)]
 Axis = Annotated[int, Field(ge=48, le=256)]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]
 Pixels = Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
 AnchorSize = Annotated[float, Field(ge=2, le=4096)]
 AnchorRatio = Annotated[float, Field(ge=0.1, le=10)]
 Hounsfield = Annotated[float, Field(ge=-5000, le=30000)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable (so sequences are tuples), and a misspelt key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PhantomParams(Section):
@@ -55,8 +63,11 @@ class InspectParams(Section):
     dataset: Name
     layout: LayoutName
     agreement: Annotated[int, Field(ge=1, le=4)]
+    consensus: Literal["majority", "staple", "first"]
     affine_tolerance_mm: Fraction
+    fix: tuple[Literal["rounding", "header", "orientation", "axes"], ...]
     position_outlier: Annotated[float, Field(ge=4, le=100)]
+    value_outlier: Annotated[float, Field(ge=3, le=100)]
     max_bad_fraction: Fraction
 
 
@@ -67,6 +78,7 @@ class SplitParams(Section):
 
 
 class PlanParams(Section):
+    tolerance: Fraction
     dimensions: Auto | Literal[2, 3]
     spacing_mm: Auto | tuple[Millimetres, Millimetres, Millimetres]
     patch_size: Auto | tuple[Voxels, Voxels, Voxels]
@@ -95,92 +107,11 @@ class PreprocessParams(Section):
     dtype: Literal["float16", "float32"]
 
 
-class AugmentationParams(Section):
-    flip: Fraction
-    flip_axes: tuple[Literal["x", "y", "z"], ...]
-    rotation: Fraction
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
-    scale: Fraction
-    scale_range: tuple[Annotated[float, Field(ge=0.3, le=3)], Annotated[float, Field(ge=0.3, le=3)]]
-    noise: Fraction
-    noise_std: Annotated[float, Field(ge=0, le=2)]
-    blur: Fraction
-    brightness: Fraction
-    contrast: Fraction
-    low_resolution: Fraction
-    inverted_gamma: Fraction
-    gamma: Fraction
-
-
-class TrainParams(Section):
-    """What the training of every model has in common."""
-
-    seed: Seed
-    max_epochs: Annotated[int, Field(ge=1, le=100_000)]
-    max_minutes: Annotated[float, Field(ge=0.05, le=100_000)]
-    steps_per_epoch: Annotated[int, Field(ge=1, le=10_000)]
-    checkpoint_every_steps: Annotated[int, Field(ge=1, le=100_000)]
-    validate_every_epochs: Annotated[int, Field(ge=1, le=1000)]
-    patience: Annotated[int, Field(ge=0, le=1000)]
-    optimizer: Literal["sgd", "adamw"]
-    learning_rate: Annotated[float, Field(ge=1e-6, le=1)]
-    momentum: Annotated[float, Field(ge=0, le=0.999)]
-    weight_decay: Fraction
-    schedule: Literal["poly", "cosine"]
-    gradient_clip: Annotated[float, Field(ge=0.1, le=1000)]
-    ema_decay: Annotated[float, Field(ge=0, le=0.9999)]
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    foreground_fraction: Fraction
-    augmentation: AugmentationParams
-
-
-class SemanticTrainParams(TrainParams):
-    dice_weight: Annotated[float, Field(ge=0, le=10)]
-    cross_entropy_weight: Annotated[float, Field(ge=0, le=10)]
-    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0, le=1000)], ...]
-    deep_supervision: bool
-
-    @model_validator(mode="after")
-    def _some_loss(self) -> SemanticTrainParams:
-        if self.dice_weight == 0 and self.cross_entropy_weight == 0:
-            raise ValueError("dice_weight and cross_entropy_weight are both 0: nothing would be learned")
-        return self
-
-
-class InstanceTrainParams(TrainParams):
-    batch_size: Annotated[int, Field(ge=1, le=64)]
-    warmup_steps: Annotated[int, Field(ge=0, le=100_000)]
-    backbone: Literal["resnet18", "resnet50", "resnext101_32x8d"]
-    backbone_weights: Annotated[str, Field(min_length=1)]
-    backbone_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
-    trainable_layers: Annotated[int, Field(ge=0, le=5)]
-    pyramid_channels: Annotated[int, Field(ge=16, le=512)]
-    head_channels: Annotated[int, Field(ge=16, le=2048)]
-    proposals: Annotated[int, Field(ge=10, le=10_000)]
-
-    @model_validator(mode="after")
-    def _weights_can_be_checked(self) -> InstanceTrainParams:
-        if self.backbone_weights not in ("none", "imagenet") and not self.backbone_sha256:
-            raise ValueError("backbone_weights names a file: give its backbone_sha256 (sha256sum FILE)")
-        return self
-
-
-class TrainSections(Section):
-    """Section `train`: one section a model."""
-
-    unet: SemanticTrainParams
-    maskrcnn: InstanceTrainParams
-
-    def of(self, model: str) -> SemanticTrainParams | InstanceTrainParams:
-        """Section of a model, one of NETWORK_NAMES."""
-        section: SemanticTrainParams | InstanceTrainParams = getattr(self, model)
-        return section
-
-
 class PredictParams(Section):
     overlap: Annotated[float, Field(ge=0, le=0.9)]
     mirror: Annotated[str, Field(pattern=r"^(none|x?y?z?)$", min_length=1)]
     memory_gb: Annotated[float, Field(ge=0.5, le=10_000)]
+    postprocessing: Literal["learned", "none"]
     min_component_mm3: Annotated[float, Field(ge=0, le=100_000)]
     min_score: Fraction
     label_score: Fraction
@@ -224,12 +155,13 @@ class Params(Section):
     evaluate: EvaluateParams
     register_: Annotated[RegisterParams, Field(alias="register")]
     report: ReportParams
+    nightly: NightlyParams
 
     @model_validator(mode="after")
     def _known_models(self) -> Params:
-        unknown = [name for name in self.models if name not in NETWORK_NAMES]
+        unknown = [name for name in self.models if name not in self.train.root]
         if unknown:
-            raise ValueError(f"models names {unknown}; legal: {', '.join(NETWORK_NAMES)}")
+            raise ValueError(f"models names {unknown}; legal: {', '.join(self.train.root)}")
         if len(set(self.models)) < len(self.models):
             raise ValueError("models names one model twice")
         return self

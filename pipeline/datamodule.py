@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,8 +19,7 @@ class CaseDataModule(pl.LightningDataModule):
         build_stream: Makes the stream of training batches.
         batch_size: Samples a step over all processes.
         steps_per_epoch: Length of an epoch.
-        folder: Store of preprocessed cases.
-        validation_cases: Case ids of the validation side.
+        whole_cases: Validation cases.
         workers: Loader processes; 0 loads in the training process.
     """
 
@@ -30,16 +28,14 @@ class CaseDataModule(pl.LightningDataModule):
         build_stream: Callable[[StepSchedule], StepStream],
         batch_size: int,
         steps_per_epoch: int,
-        folder: Path,
-        validation_cases: Sequence[str],
+        whole_cases: WholeCases,
         workers: int,
     ) -> None:
         super().__init__()
         self.build_stream = build_stream
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
-        self.folder = folder
-        self.validation_cases = validation_cases
+        self.whole_cases = whole_cases
         self.workers = workers
 
     def _current_step(self) -> int:
@@ -59,4 +55,4 @@ class CaseDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole cases, one at a time."""
-        return DataLoader(WholeCases(self.folder, self.validation_cases), batch_size=None)
+        return DataLoader(self.whole_cases, batch_size=None)

@@ -114,24 +114,33 @@ class PatchStream(StepStream):
             label: (N, X, Y, Z) uint8.
             step: () int64.
         """
-        numbers = self.sample_numbers(step, self.sampling.batch_size)
-        samples = [self._sample(step, number) for number in numbers]
-        return {
-            "image": torch.from_numpy(np.stack([image for image, _ in samples])),
-            "label": torch.from_numpy(np.stack([label for _, label in samples])),
-            "step": torch.tensor(step),
-        }
+        samples = [self._sample(step, n) for n in self.sample_numbers(step, self.sampling.batch_size)]
+        stacked = {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+        return {**stacked, "step": torch.tensor(step)}
 
-    def _sample(self, step: int, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _sample(self, step: int, number: int) -> dict[str, NDArray[Any]]:
         index = number - step * self.sampling.batch_size
         generator = np.random.default_rng([self.sampling.seed, step, index])
         names = list(self.cases)
-        case = self.cases[names[generator.integers(len(names))]]
+        case_id = names[generator.integers(len(names))]
         forced = is_forced(number, self.sampling.foreground_fraction)
-        start = _patch_start(case, self.sampling.patch_size, forced, generator)
-        image = cut_patch(case.image, start, self.sampling.patch_size, self.sampling.padding)
-        label = cut_patch(case.label[None], start, self.sampling.patch_size, (0,))[0]
-        return image.astype(np.float32), label
+        start = _patch_start(self.cases[case_id], self.sampling.patch_size, forced, generator)
+        return self.cut(case_id, start, generator)
+
+    def cut(
+        self, case_id: str, start: tuple[int, int, int], generator: np.random.Generator
+    ) -> dict[str, NDArray[Any]]:
+        """The arrays of one patch, by their names in a batch.
+
+        Args:
+            case_id: Of the case.
+            start: First voxel, see `cut_patch`.
+            generator: Source of whatever else is drawn.
+        """
+        case, size = self.cases[case_id], self.sampling.patch_size
+        image = cut_patch(case.image, start, size, self.sampling.padding)
+        label = cut_patch(case.label[None], start, size, (0,))[0]
+        return {"image": image.astype(np.float32), "label": label}
 
 
 def _patch_start(
@@ -141,15 +150,24 @@ def _patch_start(
     shape = case.label.shape
     low = [min(0, (n - p) // 2) for n, p in zip(shape, patch_size, strict=True)]
     high = [max(n - p, first) for n, p, first in zip(shape, patch_size, low, strict=True)]
-    if forced and len(case.foreground):
-        classes = np.unique(case.foreground[:, 0])
-        rows = case.foreground[case.foreground[:, 0] == generator.choice(classes)]
+    rows = _centres(case.foreground, forced, generator)
+    if len(rows):
         centre = rows[generator.integers(len(rows)), 1:]
         wanted = [int(c) - p // 2 for c, p in zip(centre, patch_size, strict=True)]
         x, y, z = (min(max(w, a), b) for w, a, b in zip(wanted, low, high, strict=True))
     else:
         x, y, z = (int(generator.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
     return x, y, z
+
+
+def _centres(labelled: NDArray[np.int16], forced: bool, generator: np.random.Generator) -> NDArray[np.int16]:
+    """Rows of which one is the centre of a patch: of one class, or, where labels are sparse, of any; may be none."""
+    foreground: NDArray[np.int16] = labelled[labelled[:, 0] > 0]
+    if forced and len(foreground):
+        foreground = foreground[foreground[:, 0] == generator.choice(np.unique(foreground[:, 0]))]
+        return foreground
+    sparse = len(foreground) < len(labelled)
+    return labelled if sparse else labelled[:0]
 
 
 def cut_patch(

@@ -78,6 +78,7 @@ class Fingerprint(_Record):
         objects_per_slice: Objects of all classes in the slice along S that cuts most of them.
         nonzero_fraction: Share of the voxels that the box around all voxels with a value other than 0, in any
             channel, holds; 1 when all are 0.
+        ignored_fraction: Share of the voxels that nobody labelled.
     """
 
     case_id: str
@@ -88,10 +89,19 @@ class Fingerprint(_Record):
     image_sha256: str = ""
     objects_per_slice: int = 0
     nonzero_fraction: float = 1.0
+    ignored_fraction: float = 0.0
 
     def save(self, path: Path) -> None:
         """Writes the record as JSON."""
         path.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+
+    def without_samples(self) -> Fingerprint:
+        """The record without the samples of voxels and objects: a hundredth of its size, for what compares cases."""
+        intensity = tuple(channel.model_copy(update={"samples": ()}) for channel in self.intensity)
+        classes = {
+            name: one.model_copy(update={"object_extents_mm": ()}) for name, one in self.classes.items()
+        }
+        return self.model_copy(update={"intensity": intensity, "classes": classes})
 
     @classmethod
     def load(cls, path: Path) -> Fingerprint:

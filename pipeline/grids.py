@@ -37,7 +37,12 @@ def describe_difference(first: Grid, second: Grid, limit_mm: float) -> str:
         "" when the grids are the same within the limit.
     """
     if first.shape != second.shape:
-        return f"shape is {_text(second.shape)}, expected {_text(first.shape)}"
+        parts = [f"shape is {_text(second.shape)}, expected {_text(first.shape)}"]
+        # Of grids of two shapes the far corners differ anyway: only fields that are moved by more than the limit.
+        common = tuple(map(min, first.shape, second.shape))
+        if corner_distance_mm(common, first.affine, second.affine) > limit_mm:
+            parts += _fields(first.affine, second.affine)
+        return "; ".join(parts)
     moved = corner_distance_mm(first.shape, first.affine, second.affine)
     if moved <= limit_mm:
         return ""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,65 +11,38 @@ import numpy as np
 from pipeline.case_checks import (
     UNKNOWN_VALUE,
     check_channels,
-    check_grids,
     check_images,
     check_instances,
     check_labels,
+    check_value_range,
+    compare_images,
 )
-from pipeline.cases import QUARANTINED, WARN, CaseRecord, Finding
+from pipeline.case_reading import REFERENCES, Reading, derive_references, list_roles, read_case
+from pipeline.cases import VERDICTS, CaseRecord, Finding
 from pipeline.config import InspectParams
-from pipeline.errors import ImageFileError, SegtrailError, collect
+from pipeline.errors import SegtrailError, collect
+from pipeline.finding_codes import is_drawn
 from pipeline.fingerprint import Fingerprint, build_fingerprint
+from pipeline.ignored_voxels import find_ignored, hide_ignored
+from pipeline.inspected_case import PICTURES, InspectedCase
 from pipeline.instances import describe_objects, find_instances
 from pipeline.io.dataset import DatasetFacts
+from pipeline.io.identifying_text import find_identifying_text
 from pipeline.io.images import (
     PICTURE_SUFFIXES,
     StoredImage,
     image_suffix,
-    read_image_file,
     save_instance_map,
     save_label_map,
-    to_label_map,
 )
-from pipeline.io.references import OBJECT, ReferenceBuilder
+from pipeline.io.references import ReferenceBuilder
 from pipeline.objects import ObjectRow
-from pipeline.outliers import find_copies, find_position_outliers
+from pipeline.outliers import describe_copies, find_position_outliers, find_value_outliers
 from pipeline.volume import LabelMap, Volume, axis_codes, spacing_mm, to_canonical
 
 __all__ = ["Fingerprint", "InspectedCase", "inspect_case", "inspect_set", "require_usable_set"]
 
-REFERENCES = ("label", "instances")
-
-
-@dataclass(frozen=True)
-class InspectedCase:
-    """What the inspection of one case found.
-
-    Attributes:
-        record: With hash, geometry and verdict.
-        fingerprint: None when the case is quarantined.
-        objects: Its reference objects; none when the case is quarantined or has no label.
-    """
-
-    record: CaseRecord
-    fingerprint: Fingerprint | None
-    objects: tuple[ObjectRow, ...] = ()
-
-
-@dataclass
-class _Reading:
-    """The files of one case by role, as far as they could be read."""
-
-    images: dict[str, StoredImage] = field(default_factory=dict)
-    maps: dict[str, LabelMap] = field(default_factory=dict)
-    objects: tuple[ObjectRow, ...] | None = None
-    findings: list[Finding] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-
-    @property
-    def sha256(self) -> str:
-        """Of the digests of all files; "" when one could not be read."""
-        return hashlib.sha256("".join(self.digests).encode()).hexdigest() if all(self.digests) else ""
+RAW = Path("data/raw")
 
 
 def inspect_case(
@@ -87,61 +59,125 @@ def inspect_case(
         facts: Of the data set: its channels and labels.
         params: Limits.
         build: What makes the reference of a case whose labels are no images.
-        folder: Where such a reference is saved as `<case_id>_labels.nii.gz` and `<case_id>_instances.nii.gz`;
-            None saves nothing. Only that of a usable case is saved.
+        folder: Where such a reference is saved as `<case_id>_labels.nii.gz` and `<case_id>_instances.nii.gz`
+            (only that of a usable case), and a picture of a case with findings as `pictures/<case_id>.png`; None
+            saves nothing.
     """
-    reading = _read_case(record)
+    reading = read_case(record, params)
+    complete = len(reading.images) == len(record.images)
+    if build is not None and complete:
+        derive_references(reading, build, params)
+    # Voxels that nobody labelled are no background of the objects beside them.
+    ignored = find_ignored(reading.maps["label"], facts.ignore) if "label" in reading.maps else None
+    maps = hide_ignored(reading.maps, ignored)
+    findings = _check(record, reading, maps, facts, params)
+    record = replace(
+        record, sha256=reading.sha256, fixes=tuple(f"{fix.role}:{fix.fix}" for fix in reading.fixes)
+    )
     images = list(reading.images.values())
-    if build is not None and len(images) == len(record.images):
-        _derive(reading, build, params)
-    colours = all(image_suffix(Path(name)) in PICTURE_SUFFIXES for name in record.images)
-    findings = [*reading.findings, *check_images(reading.images, colours)]
-    if len(images) == len(record.images):
-        findings += check_channels(images, facts)
-    findings += check_grids(reading.images, reading.maps, params)
-    label, instances = (reading.maps.get(role) for role in REFERENCES)
-    if label is not None:
-        findings += check_labels(label, facts)
-    if label is not None and instances is not None and label.array.shape == instances.array.shape:
-        findings += check_instances(instances.array, label.array)
-    record = replace(record, sha256=reading.sha256)
     if images:
         record = _with_geometry(record, images[0])
-    record = _with_findings(record, findings)
+    record = with_findings(record, findings)
+    if folder is not None and reading.images:
+        _draw(record, reading, facts, findings, folder)
+    files = tuple(reading.files) if findings else ()
     if not record.usable:
-        return InspectedCase(record, None)
+        return InspectedCase(record, None, findings=tuple(findings), fixes=tuple(reading.fixes), files=files)
     if build is not None and folder is not None:
         record = _save_references(record, reading.maps, folder)
+    label, instances = (maps.get(role) for role in REFERENCES)
     voxels = images[0].array if len(images) == 1 else np.concatenate([image.array for image in images])
     volume = Volume(voxels, images[0].affine)
     ids = None if instances is None else instances.array
     fingerprint = build_fingerprint(record.case_id, volume, label, facts.labels, record.sha256, ids)
-    return InspectedCase(record, fingerprint, _list_objects(record, reading, facts))
+    if ignored is not None:
+        fingerprint = fingerprint.model_copy(update={"ignored_fraction": round(float(ignored.mean()), 6)})
+    objects = reading.objects if reading.objects is not None else _list_objects(record, maps, facts)
+    return InspectedCase(
+        record, fingerprint, objects, tuple(findings), tuple(reading.fixes), files, reading.readers
+    )
 
 
-def inspect_set(results: Sequence[InspectedCase], params: InspectParams) -> list[CaseRecord]:
-    """Adds the findings that only the whole set shows.
+def _check(
+    record: CaseRecord,
+    reading: Reading,
+    maps: Mapping[str, LabelMap],
+    facts: DatasetFacts,
+    params: InspectParams,
+) -> list[Finding]:
+    """Everything that one case shows by itself; in `maps` is background what nobody labelled."""
+    colours = all(image_suffix(Path(name)) in PICTURE_SUFFIXES for name in record.images)
+    findings = [*reading.findings, *check_images(reading.images, colours)]
+    if len(reading.images) == len(record.images):
+        findings += check_channels(list(reading.images.values()), facts)
+        findings += check_value_range(reading.images, facts)
+    findings += compare_images(reading.images, params)
+    if "label" in reading.maps:
+        findings += check_labels(reading.maps["label"], facts)
+    label, instances = (maps.get(role) for role in REFERENCES)
+    if label is not None and instances is not None and label.array.shape == instances.array.shape:
+        findings += check_instances(instances.array, label.array)
+    places = find_identifying_text(dict(list_roles(record)), RAW / params.dataset)
+    if places:
+        what = f"{len(places)} place(s) hold something like a name or a date: {'; '.join(places)}"
+        findings.append(Finding("identifying_text", what, fatal=False, measured=str(len(places)), limit="0"))
+    return findings
+
+
+def _draw(
+    record: CaseRecord, reading: Reading, facts: DatasetFacts, findings: Sequence[Finding], folder: Path
+) -> None:
+    """A picture of a case of which a finding can be seen."""
+    if not any(is_drawn(finding.code) for finding in findings):
+        return
+    from pipeline.inspection_pictures import (
+        draw_case,  # Matplotlib takes a second: a good set needs no picture
+    )
+
+    image = next(iter(reading.images.values()))
+    stored = reading.stored.get("label")
+    label = reading.maps.get("label") or (
+        None if stored is None else LabelMap(stored.array[0], stored.affine)
+    )
+    path = folder / PICTURES / f"{record.case_id}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_case(Volume(image.array, image.affine), label, facts.labels, record.case_id, path)
+
+
+def inspect_set(
+    results: Sequence[InspectedCase], params: InspectParams, channels: Sequence[str] = ()
+) -> list[InspectedCase]:
+    """Adds the findings that only the whole set shows, in front of those of each case.
 
     A case whose label lies where no other case has it is quarantined (`label_position`); a case with the
-    voxels of another one gets a warning (`duplicate_of:<case_id>`).
+    voxels of another one (`duplicate_of:<case_id>`, and `same_patient` when that has another patient_id), or with
+    volumes or intensities far from those of all others (`volume_outlier`, `intensity_outlier`), gets a remark.
 
     Args:
         results: What `inspect_case` returned for every case.
         params: Limits.
+        channels: Their names; of one called CT the intensities are compared as HU.
     """
-    fingerprints = {r.record.case_id: r.fingerprint for r in results if r.fingerprint is not None}
-    outliers = find_position_outliers(list(fingerprints.values()), params.position_outlier)
-    copies = find_copies([f for case_id, f in fingerprints.items() if case_id not in outliers])
-    cases = []
-    for record in (result.record for result in results):
-        findings = []
-        if record.case_id in outliers:
-            findings.append(Finding("label_position", outliers[record.case_id]))
-        if record.case_id in copies:
-            reason = f"the image has the same voxels as {copies[record.case_id]}"
-            findings.append(Finding(f"duplicate_of:{copies[record.case_id]}", reason, fatal=False))
-        cases.append(_with_findings(record, findings))
-    return cases
+    prints = [r.fingerprint for r in results if r.fingerprint is not None]
+    found: dict[str, list[Finding]] = {}
+    # Where only some slices are labelled, a label lies where its reader happened to draw.
+    misplaced = find_position_outliers([f for f in prints if not f.ignored_fraction], params.position_outlier)
+    found |= {case_id: [finding] for case_id, finding in misplaced.items()}
+    left = [f for f in prints if f.case_id not in misplaced]
+    patients = {r.record.case_id: r.record.patient_id for r in results}
+    for case_id, several in (
+        *describe_copies(left, patients),
+        *find_value_outliers(left, params.value_outlier, channels),
+    ):
+        found.setdefault(case_id, []).extend(several)
+    return [
+        replace(
+            result,
+            record=with_findings(result.record, found.get(result.record.case_id, [])),
+            findings=(*found.get(result.record.case_id, []), *result.findings),
+        )
+        for result in results
+    ]
 
 
 def require_usable_set(cases: Sequence[CaseRecord], params: InspectParams) -> None:
@@ -152,7 +188,7 @@ def require_usable_set(cases: Sequence[CaseRecord], params: InspectParams) -> No
     """
     bad = [case for case in cases if not case.usable]
     unknown = [case for case in bad if UNKNOWN_VALUE in case.code.split(";")]
-    folder = Path("data/raw") / params.dataset
+    folder = RAW / params.dataset
     errors = []
     if unknown:
         what = f"{len(unknown)} label map(s) hold values that dataset.json does not know:\n{_list(unknown)}"
@@ -176,63 +212,24 @@ def _list(cases: Sequence[CaseRecord]) -> str:
     return "\n".join(f"    {case.case_id}: {case.code} ({case.reason})" for case in cases)
 
 
-def _read_case(record: CaseRecord) -> _Reading:
-    """Reads each file once: its bytes for the hash of the case, and its voxels."""
-    reading = _Reading()
-    several = len(record.images) > 1
-    roles = [(f"image {i}" if several else "image", name) for i, name in enumerate(record.images)]
-    roles += [(role, name) for role in REFERENCES if (name := getattr(record, role))]
-    read: dict[str, tuple[StoredImage, str]] = {}  # a grey picture is named once a channel
-    for role, name in roles:
-        sha256 = ""
-        try:
-            stored, sha256 = read[name] = read.get(name) or read_image_file(Path(name))
-            if role in REFERENCES:
-                reading.maps[role] = to_label_map(stored, Path(name))
-            else:
-                reading.images[role] = stored
-        except ImageFileError as problem:
-            reading.findings.append(Finding(problem.code, f"{role}: {problem.what}"))
-        reading.digests.append(sha256)
-    return reading
-
-
-def _derive(reading: _Reading, build: ReferenceBuilder, params: InspectParams) -> None:
-    """Makes the reference that the raw data do not hold as images.
-
-    Its voxels and the rows of its objects count into the case's hash: FROC takes centres, diameters and ignored
-    findings from the rows, and not all of them show in the voxels.
-    """
-    image = next(iter(reading.images.values()))
-    references = build(image, params.agreement)
-    reading.findings += references.findings
-    if references.instances is None:
-        return
-    instances = references.instances
-    label = np.where(instances > 0, np.uint8(OBJECT), np.uint8(0))
-    reading.maps = {"label": LabelMap(label, image.affine), "instances": LabelMap(instances, image.affine)}
-    reading.objects = references.objects
-    reading.digests.append(hashlib.sha256(np.ascontiguousarray(instances).tobytes()).hexdigest())
-    if references.objects is not None:
-        rows = "\n".join(",".join(map(str, astuple(row))) for row in references.objects)
-        reading.digests.append(hashlib.sha256(rows.encode()).hexdigest())
-
-
 def _save_references(record: CaseRecord, maps: Mapping[str, LabelMap], folder: Path) -> CaseRecord:
-    label, instances = (folder / f"{record.case_id}_{name}.nii.gz" for name in ("labels", "instances"))
-    save_label_map(maps["label"], label)
-    save_instance_map(maps["instances"], instances)
-    return replace(record, label=label.as_posix(), instances=instances.as_posix())
+    for role, save in (("label", save_label_map), ("instances", save_instance_map)):
+        if role in maps:
+            path = folder / f"{record.case_id}_{'labels' if role == 'label' else role}.nii.gz"
+            save(maps[role], path)
+            name = path.as_posix()
+            record = replace(record, label=name) if role == "label" else replace(record, instances=name)
+    return record
 
 
-def _list_objects(record: CaseRecord, reading: _Reading, facts: DatasetFacts) -> tuple[ObjectRow, ...]:
-    """The rows of the annotation; without one, what the maps show."""
-    if reading.objects is not None:
-        return reading.objects
-    if "label" not in reading.maps:
+def _list_objects(
+    record: CaseRecord, maps: Mapping[str, LabelMap], facts: DatasetFacts
+) -> tuple[ObjectRow, ...]:
+    """The objects that the maps show."""
+    if "label" not in maps:
         return ()
-    label = reading.maps["label"]
-    ids = reading.maps["instances"].array if "instances" in reading.maps else find_instances(label.array)
+    label = maps["label"]
+    ids = maps["instances"].array if "instances" in maps else find_instances(label.array)
     names = {value: name for name, value in facts.labels.items() if value}
     return tuple(
         ObjectRow(record.case_id, o.id, names[o.label], o.diameter_mm, *o.centroid_mm, o.voxels)
@@ -248,12 +245,11 @@ def _with_geometry(record: CaseRecord, image: StoredImage) -> CaseRecord:
     )
 
 
-def _with_findings(record: CaseRecord, findings: Sequence[Finding]) -> CaseRecord:
+def with_findings(record: CaseRecord, findings: Sequence[Finding]) -> CaseRecord:
     """Adds findings to a record, before those it has; codes are joined by ";", the verdict is the worst."""
     if not findings:
         return record
-    fatal = any(f.fatal for f in findings) or record.verdict == QUARANTINED
     codes = [*dict.fromkeys(f.code for f in findings), *filter(None, [record.code])]
     reasons = [*(f.reason for f in findings), *filter(None, [record.reason])]
-    verdict = QUARANTINED if fatal else WARN
+    verdict = max((record.verdict, *(f.verdict for f in findings)), key=VERDICTS.index)
     return replace(record, verdict=verdict, code=";".join(codes), reason="; ".join(reasons))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from pipeline.config import AugmentationParams
+from pipeline.train_params import AugmentationParams
 
 BLUR_SIGMA = (0.5, 1.0)  # voxels
 BRIGHTNESS = CONTRAST = (0.75, 1.25)

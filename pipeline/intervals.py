@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Values = NDArray[np.float64]
 LEVELS = (2.5, 97.5)
@@ -46,7 +48,9 @@ def draw_patients(patients: int, samples: int, seed: int) -> Values:
     return draws.astype(np.float64)
 
 
-def estimate(values: Values, owner: NDArray[np.intp], draws: Values) -> tuple[Estimate, list[Estimate]]:
+def estimate(
+    values: Values, owner: NDArray[np.intp], draws: Values, corrected: bool = False
+) -> tuple[Estimate, list[Estimate]]:
     """Estimates the mean of each class over cases, and the mean of those over classes.
 
     Undefined values are left out: of the mean of a class, cases; of the mean over classes, classes without a
@@ -56,6 +60,7 @@ def estimate(values: Values, owner: NDArray[np.intp], draws: Values) -> tuple[Es
         values: (cases, classes), NaN where undefined.
         owner: (cases,) column of `draws` that belongs to the patient of each case.
         draws: (samples, patients) from `draw_patients`. A patient brings all his cases.
+        corrected: Take the levels of `correct_levels`, for a decision that rests on few patients.
 
     Returns:
         The mean over classes (`n`: cases with at least one defined class), then one estimate a class.
@@ -71,10 +76,13 @@ def estimate(values: Values, owner: NDArray[np.intp], draws: Values) -> tuple[Es
         mean_over_classes(resampled),
         int(defined.any(axis=1).sum()),
         int(counts.any(axis=1).sum()),
+        corrected,
     )
     cases, patients = defined.sum(axis=0), (counts > 0).sum(axis=0)
     columns = range(values.shape[1])
-    return overall, [to_estimate(means[i], resampled[:, i], int(cases[i]), int(patients[i])) for i in columns]
+    return overall, [
+        to_estimate(means[i], resampled[:, i], int(cases[i]), int(patients[i]), corrected) for i in columns
+    ]
 
 
 def _divide(part: NDArray[Any], whole: NDArray[Any]) -> Values:
@@ -89,7 +97,25 @@ def mean_over_classes(values: Values) -> Values:
     return _divide(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))
 
 
-def to_estimate(value: Any, resampled: Values, cases: int, patients: int) -> Estimate:
+def correct_levels(patients: int) -> tuple[float, float]:
+    """Percentiles at which a bootstrap over few patients has the error that 2.5 and 97.5 have over many.
+
+    A percentile interval is narrower than Student's by the factor sqrt((n - 1) / n) and by normal quantiles in the
+    place of those of t: over 10 patients its lower end lies too high in 4.8 % of samples, not in 2.5 %.
+
+    Args:
+        patients: At least 2.
+
+    Source: Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 5.3, the expanded percentile interval.
+    """
+    t = stats.t.ppf(LEVELS[1] / 100, patients - 1)
+    low = 100 * float(stats.norm.cdf(-t * math.sqrt(patients / (patients - 1))))
+    return low, 100 - low
+
+
+def to_estimate(
+    value: Any, resampled: Values, cases: int, patients: int, corrected: bool = False
+) -> Estimate:
     """A number with its percentile interval.
 
     Args:
@@ -97,13 +123,14 @@ def to_estimate(value: Any, resampled: Values, cases: int, patients: int) -> Est
         resampled: (samples,) of the resamples; undefined ones are left out.
         cases: Number of cases behind it.
         patients: Number of patients; fewer than two give no interval.
+        corrected: See `estimate`.
     """
     if not cases or np.isnan(value):
         return Estimate(None, None, None, cases)
     defined = resampled[~np.isnan(resampled)]
     if patients < 2 or not len(defined):
         return Estimate(float(value), None, None, cases)
-    low, high = np.percentile(defined, LEVELS)
+    low, high = np.percentile(defined, correct_levels(patients) if corrected else LEVELS)
     return Estimate(float(value), float(low), float(high), cases)
 
 

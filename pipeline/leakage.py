@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.cases import CaseRecord, usable_cases
 from pipeline.errors import SegtrailError, collect
@@ -52,13 +52,8 @@ def _wrong_rows(rows: Sequence[SplitRow], cases: Sequence[CaseRecord]) -> list[S
 def _split_voxels(rows: Sequence[SplitRow], cases: Sequence[CaseRecord]) -> list[SegtrailError]:
     side_of = {row.case_id: row.split for row in rows}
     known = {case.case_id: case for case in cases}
-    alike: dict[str, set[str]] = defaultdict(set)  # by hash of the files, and by the case they are copies of
-    for case in cases:
-        original = _original(case, known)
-        alike[f"files {case.sha256 or case.case_id}"].add(case.case_id)
-        alike[f"case {original}"].update((case.case_id, original))
     errors = []
-    for group in sorted({frozenset(names & side_of.keys()) for names in alike.values()}, key=sorted):
+    for group in sorted({frozenset(names & side_of.keys()) for names in _alike(cases)}, key=sorted):
         sides = {name: side_of[name] for name in group}
         if len(set(sides.values())) > 1:
             patients = {name: f"{side} (patient {known[name].patient_id})" for name, side in sides.items()}
@@ -70,6 +65,43 @@ def _split_voxels(rows: Sequence[SplitRow], cases: Sequence[CaseRecord]) -> list
                 )
             )
     return errors
+
+
+def find_linked_patients(cases: Sequence[CaseRecord]) -> dict[str, str]:
+    """Patients with copies of each other's images, who must stay together wherever patients are parted.
+
+    Args:
+        cases: The whole table of cases.
+
+    Returns:
+        The alphabetically first patient of the group, for each patient whose group is larger than one.
+    """
+    patient_of = {case.case_id: case.patient_id for case in cases}
+    above = {patient: patient for patient in patient_of.values()}  # towards the first patient of the group
+
+    def first_of(patient: str) -> str:
+        while above[patient] != patient:
+            above[patient] = above[above[patient]]
+            patient = above[patient]
+        return patient
+
+    for names in _alike(cases):
+        first, *others = sorted({first_of(patient_of[name]) for name in names})
+        above.update(dict.fromkeys(others, first))
+    firsts = {patient: first_of(patient) for patient in sorted(above)}
+    sizes = Counter(firsts.values())
+    return {patient: first for patient, first in firsts.items() if sizes[first] > 1}
+
+
+def _alike(cases: Sequence[CaseRecord]) -> Iterable[set[str]]:
+    """Cases with the same files, and cases that the inspection found to be copies of one."""
+    known = {case.case_id for case in cases}
+    alike: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        original = _original(case, known)
+        alike[f"files {case.sha256 or case.case_id}"].add(case.case_id)
+        alike[f"case {original}"].update((case.case_id, original))
+    return alike.values()
 
 
 def _original(case: CaseRecord, known: Collection[str]) -> str:

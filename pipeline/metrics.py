@@ -14,6 +14,9 @@ The contract, for every metric here (DESIGN.md section 6):
 Masks are boolean (X, Y, Z) arrays on one grid. A surface is the set of boundary voxels of a mask: those with
 a face neighbour outside it, the edge of the image counting as outside; distances run between voxel centres
 in mm. Along an axis with a single voxel nothing is outside: a 2D image (Z = 1) is measured by its contour.
+
+Where a reference has voxels that nobody labelled, all metrics are those of the labelled voxels, as if the rest
+lay beyond the edge of the image (`find_boundary`): no prediction there is right or wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
+from pipeline.ignored_voxels import find_boundary
 
 Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
@@ -83,19 +88,19 @@ class SurfaceDistances:
         return np.concatenate([self.reference_to_prediction, self.prediction_to_reference])
 
 
-def count_voxels(reference: Mask, prediction: Mask) -> Counts:
+def count_voxels(reference: Mask, prediction: Mask, known: Mask | None = None) -> Counts:
     """Counts agreement and disagreement over the whole grid.
 
     Args:
         reference: (X, Y, Z) boolean.
         prediction: The same shape.
+        known: Voxels that somebody labelled; None = all. Neither mask has others.
     """
+    size = reference.size if known is None else int(np.count_nonzero(known))
     both = int(np.count_nonzero(reference & prediction))
     only_prediction = int(np.count_nonzero(prediction)) - both
     only_reference = int(np.count_nonzero(reference)) - both
-    return Counts(
-        both, only_prediction, only_reference, reference.size - both - only_prediction - only_reference
-    )
+    return Counts(both, only_prediction, only_reference, size - both - only_prediction - only_reference)
 
 
 def dice(counts: Counts) -> float:
@@ -153,7 +158,9 @@ def _ratio(part: int, whole: int, without_whole: float = math.nan, undefined: bo
     return part / whole if whole else without_whole
 
 
-def surface_distances(reference: Mask, prediction: Mask, spacing_mm: Sequence[float]) -> SurfaceDistances:
+def surface_distances(
+    reference: Mask, prediction: Mask, spacing_mm: Sequence[float], known: Mask | None = None
+) -> SurfaceDistances:
     """Measures the distances between two surfaces once, for all surface metrics.
 
     Both masks are cut to their common bounding box first. This changes no value: every boundary voxel lies
@@ -165,6 +172,7 @@ def surface_distances(reference: Mask, prediction: Mask, spacing_mm: Sequence[fl
         reference: (X, Y, Z) boolean.
         prediction: The same shape.
         spacing_mm: Voxel size along X, Y, Z.
+        known: As in `count_voxels`.
     """
     axes = [axis for axis in range(reference.ndim) if reference.shape[axis] > 1] or [0]
     flat = tuple(i for i in range(reference.ndim) if i not in axes)
@@ -172,6 +180,11 @@ def surface_distances(reference: Mask, prediction: Mask, spacing_mm: Sequence[fl
     boxes = ndimage.find_objects((reference | prediction).astype(np.uint8))
     if not boxes:
         return SurfaceDistances(np.empty(0), np.empty(0))
+    if known is not None:
+        wider = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in boxes[0])
+        edges = [find_boundary(mask[wider], known[wider]) for mask in (reference, prediction)]
+        first, second = (np.argwhere(edge.squeeze(flat)) for edge in edges)
+        return SurfaceDistances(_nearest(first, second, spacing), _nearest(second, first, spacing))
     first = _boundary_voxels(reference[boxes[0]].squeeze(flat))
     second = _boundary_voxels(prediction[boxes[0]].squeeze(flat))
     return SurfaceDistances(_nearest(first, second, spacing), _nearest(second, first, spacing))

@@ -8,7 +8,6 @@ growth of the process differed by a factor of 20 from run to run for small netwo
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from pipeline.errors import SegtrailError
+from pipeline.memory_limits import limit_bytes
 from pipeline.patch_planning import NetworkShape, StepMemory
 
 if TYPE_CHECKING:
@@ -113,21 +113,24 @@ def _small_enough(shape: NetworkShape) -> tuple[int, int, int]:
 
 
 def _main_memory() -> float:
-    """Bytes of the machine, or of the address space that this process may use when that is less."""
+    """Bytes of the machine or container, or of the address space that this process may use when that is less."""
     import resource
 
-    machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    most = float(limit_bytes())
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return machine if limit == resource.RLIM_INFINITY else min(machine, float(limit))
+    return most if limit == resource.RLIM_INFINITY else min(most, float(limit))
 
 
 def _step(shape: NetworkShape, patch: tuple[int, int, int], batch_size: int, device: torch.device) -> None:
     """Builds the network and takes one step with AdamW, whose moments are there before it."""
     import torch
 
+    from pipeline.models.resunet import build_resunet
     from pipeline.models.unet import build_unet
 
-    network = build_unet(**shape.model_dump(exclude={"patch_size"})).to(device)
+    arguments = shape.model_dump(exclude={"patch_size", "blocks"})
+    built = build_resunet(**arguments, blocks=shape.blocks) if shape.blocks else build_unet(**arguments)
+    network = built.to(device)
     optimizer = torch.optim.AdamW(network.parameters())
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -1,4 +1,4 @@
-"""Patch, network, batch and low resolution of a data set's grid, each with its reason.
+"""Patch, network and batch of a data set's grid, each with its reason.
 
 Rules after Isensee et al., nnU-Net (Nature Methods 18, 2021); memory is measured where a dry step can be taken.
 """
@@ -14,11 +14,12 @@ import numpy as np
 
 from pipeline.config import PlanParams
 from pipeline.errors import SegtrailError
-from pipeline.low_resolution import plan_low_resolution
 from pipeline.patch_planning import (
     BASE_FEATURES,
     BYTES_PER_ELEMENT,
     MAX_FEATURES,
+    RESIDUAL_BATCH,
+    RESIDUAL_BYTES_PER_ELEMENT,
     NetworkLimits,
     NetworkShape,
     Spacing,
@@ -27,7 +28,6 @@ from pipeline.patch_planning import (
     plan_network,
     voxels_inside,
 )
-from pipeline.plan import LowResolutionPlan
 from pipeline.topology import SMALLEST_FEATURE_EDGE, Triple, divisible
 
 SMALLEST_BATCH = 2
@@ -60,22 +60,40 @@ class GridFacts:
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """A network with its batch, and a coarser grid where it sees too little."""
+class FittedNetwork:
+    """A network that keeps to limits.
 
+    Attributes:
+        grid: What it was planned for.
+        shape: The network.
+        batch_size: Patches a step.
+        limits, cost: What it keeps to, and what a step takes.
+        reasons: One entry a value.
+    """
+
+    grid: GridFacts
     shape: NetworkShape
     batch_size: int
-    lowres: LowResolutionPlan | None
+    limits: NetworkLimits
+    cost: StepCost
+    reasons: Reasons
 
 
-def plan_configuration(
-    grid: GridFacts, params: PlanParams, measure: Measure | None, reasons: Reasons
-) -> Configuration:
-    """Plans the network of a grid; `reasons` receives one entry a value.
+def fit_network(
+    grid: GridFacts, params: PlanParams, measure: Measure | None, residual: bool = False
+) -> FittedNetwork:
+    """Plans the network of a grid.
+
+    Args:
+        grid: The grid.
+        params: The section `plan`.
+        measure: Takes a dry step; None = memory is estimated.
+        residual: Whether the encoder is of residual blocks.
 
     Raises:
         SegtrailError: An override cannot work, the patch is too small, or no network fits into the memory.
     """
+    smallest = RESIDUAL_BATCH[grid.dimensions] if residual else SMALLEST_BATCH
     limits = NetworkLimits(
         channels=grid.channels,
         classes=grid.classes,
@@ -83,12 +101,14 @@ def plan_configuration(
         base_features=BASE_FEATURES if params.base_features == "auto" else params.base_features,
         max_features=MAX_FEATURES[grid.dimensions] if params.max_features == "auto" else params.max_features,
         memory_bytes=params.memory_gb * 1e9,
-        batch_size=SMALLEST_BATCH if params.batch_size == "auto" else params.batch_size,
+        batch_size=smallest if params.batch_size == "auto" else params.batch_size,
         voxels=params.max_patch_voxels,
         first_features=None if params.first_features == "auto" else params.first_features,
+        residual=residual,
     )
-    cost = StepCost(0.0, BYTES_PER_ELEMENT[grid.dimensions])
-    shape, why = _network(grid, limits, cost, params)
+    bytes_per_element = RESIDUAL_BYTES_PER_ELEMENT if residual else BYTES_PER_ELEMENT
+    cost = StepCost(0.0, bytes_per_element[grid.dimensions])
+    shape, _ = _network(grid, limits, cost, params)
     source = "estimated" if measure else "estimated, plan.memory: estimate"
     for _ in range(MEASUREMENTS if measure else 0):
         found = measure(shape) if measure else ""
@@ -99,17 +119,26 @@ def plan_configuration(
         limits = replace(limits, memory_bytes=min(limits.memory_bytes, DEVICE_SHARE * found.available_bytes))
         source = f"measured by a dry step in float32 on {found.device}"
         before = shape
-        shape, why = _network(grid, limits, cost, params)
+        shape, _ = _network(grid, limits, cost, params)
         if shape == before:
             break
-    reasons["patch_size"] = why
+    return settle(grid, params, limits, cost, source)
+
+
+def settle(
+    grid: GridFacts, params: PlanParams, limits: NetworkLimits, cost: StepCost, source: str
+) -> FittedNetwork:
+    """The network and its batch, with reasons, for limits and a cost that are known.
+
+    Raises:
+        SegtrailError: As `fit_network`.
+    """
+    reasons: Reasons = {}
+    shape, reasons["patch_size"] = _network(grid, limits, cost, params)
     _explain_memory(shape, limits, cost, source, params, reasons)
     _explain_network(shape, params, reasons)
     batch = _batch(shape, grid, limits, cost, params, reasons)
-    lowres = None
-    if grid.dimensions == 3:
-        lowres = plan_low_resolution(shape, grid.spacing_mm, grid.median_shape, limits, cost, reasons)
-    return Configuration(shape, batch, lowres)
+    return FittedNetwork(grid, shape, batch, limits, cost, reasons)
 
 
 def _rounded_up(value: float) -> float:
@@ -225,9 +254,12 @@ def _batch(
         return params.batch_size
     by_memory = cost.largest_batch(shape, limits.memory_bytes)
     by_voxels = limits.voxels // voxels_inside(shape.patch_size, grid.median_shape)
-    by_data = int(BATCH_SHARE_OF_DATA * grid.total_voxels / np.prod(shape.patch_size))
+    share = (
+        1.0 if limits.residual else BATCH_SHARE_OF_DATA
+    )  # the presets of the residual encoder have no 5 % rule
+    by_data = int(share * grid.total_voxels / np.prod(shape.patch_size))
     reasons["batch_size"] = (
-        f"memory allows {by_memory}, {BATCH_SHARE_OF_DATA:.0%} of the data {by_data}, plan.max_patch_voxels "
+        f"memory allows {by_memory}, {share:.0%} of the data {by_data}, plan.max_patch_voxels "
         f"{by_voxels}; at least {SMALLEST_BATCH}"
     )
     return max(SMALLEST_BATCH, min(by_memory, by_data, by_voxels))

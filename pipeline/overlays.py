@@ -32,6 +32,7 @@ from pipeline.volume import LabelMap, Volume, spacing_mm, to_canonical
 
 REFERENCE_COLOUR = "#3ddc6a"
 PREDICTION_COLOUR = "#ff4fd8"
+IGNORED_COLOUR = (0.45, 0.6, 0.9, 0.3)
 LINE_STYLES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, ()),
     (0, (4, 1.5)),
@@ -57,6 +58,7 @@ class _Scene:
         centre: Voxel through which the planes go.
         spacing: mm a voxel.
         window: Intensities shown as black and white.
+        ignored: (X, Y, Z) boolean, what nobody labelled; None = nothing.
     """
 
     image: Array
@@ -64,6 +66,7 @@ class _Scene:
     centre: tuple[int, ...]
     spacing: tuple[float, float, float]
     window: tuple[float, float]
+    ignored: Array | None = None
 
 
 def pick_cases(dice: Mapping[str, float]) -> dict[str, str]:
@@ -85,11 +88,13 @@ def pick_cases(dice: Mapping[str, float]) -> dict[str, str]:
 
 def draw_overlay(
     volume: Volume,
-    prediction: LabelMap,
+    prediction: LabelMap | None,
     reference: LabelMap | None,
     path: Path,
     title: str,
     labels: Mapping[str, int] | None = None,
+    ignored: Array | None = None,
+    whole: bool = False,
 ) -> None:
     """Draws outlines of reference (green) and prediction (magenta) over the image and writes a PNG.
 
@@ -102,17 +107,19 @@ def draw_overlay(
     Args:
         volume: Of several channels the first is shown; of a picture with three channels all, as red, green
             and blue.
-        prediction: On the same grid.
+        prediction: On the same grid, or None.
         reference: On the same grid, or None.
         path: PNG file to write.
         title: Heading, such as the case id and its Dice.
         labels: Class values by name, for the legend and one line style each; None: all in one style.
+        ignored: (X, Y, Z) boolean on the same grid, what nobody labelled: shaded; None = nothing.
+        whole: Whether all of a volume is shown, not only the surroundings of the object.
     """
     values = {name: value for name, value in (labels or {}).items() if value != 0}
     if is_picture(volume):
-        scene, planes = _build_picture(volume, prediction, reference), [PICTURE]
+        scene, planes = _build_picture(volume, prediction, reference, ignored), [PICTURE]
     else:
-        scene = _build_scene(volume, prediction, reference)
+        scene = _build_scene(volume, prediction, reference, ignored, whole)
         shape = scene.image.shape
         planes = [p for p in PLANES if shape[p.horizontal] > 1 and shape[p.vertical] > 1] or [PLANES[0]]
     with DRAWING:
@@ -140,22 +147,27 @@ def _draw_figure(scene: _Scene, planes: list[Plane], labels: Mapping[str, int], 
         _draw_plane(figure.add_axes(box), scene, plane, list(labels.values()))
         x += across * scale + GAP
     style: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9, "columnspacing": 1.2}
-    figure.legend(handles=legend, loc="lower center", ncols=len(legend), **style)
+    if legend:
+        figure.legend(handles=legend, loc="lower center", ncols=len(legend), **style)
     return figure
 
 
-def _build_scene(volume: Volume, prediction: LabelMap, reference: LabelMap | None) -> _Scene:
+def _build_scene(
+    volume: Volume,
+    prediction: LabelMap | None,
+    reference: LabelMap | None,
+    ignored: Array | None,
+    whole: bool,
+) -> _Scene:
     """Turns everything to canonical axes, finds the centre and cuts out the field of view."""
     image, affine = to_canonical(volume.array[0], volume.affine)
     spacing = spacing_mm(affine)
-    predicted = to_canonical(prediction.array, prediction.affine)[0]
-    outlines = [(PREDICTION_COLOUR, 1.1, predicted)]
-    target = predicted
-    if reference is not None:
-        truth = to_canonical(reference.array, reference.affine)[0]
-        outlines.insert(0, (REFERENCE_COLOUR, 2.8, truth))
-        target = truth if truth.any() else predicted
+    drawn = ((REFERENCE_COLOUR, 2.8, reference), (PREDICTION_COLOUR, 1.1, prediction))
+    outlines = [(c, w, to_canonical(m.array, m.affine)[0]) for c, w, m in drawn if m is not None]
+    target = next((array for _, _, array in outlines if array.any()), np.zeros(image.shape, np.uint8))
     centre, size = _largest_object(target)
+    if whole:
+        size = image.shape
     side = max(SMALLEST_FIELD_MM, *(CONTEXT * n * s for n, s in zip(size, spacing, strict=True)))
     half = [math.ceil(side / 2 / s) for s in spacing]
     field = tuple(
@@ -174,15 +186,18 @@ def _build_scene(volume: Volume, prediction: LabelMap, reference: LabelMap | Non
         centre=tuple(c - f.start for c, f in zip(centre, field, strict=True)),
         spacing=spacing,
         window=grey_window(part[::thin, ::thin, ::thin].astype(np.float32)),
+        ignored=None if ignored is None else to_canonical(ignored, volume.affine)[0][field],
     )
 
 
-def _build_picture(volume: Volume, prediction: LabelMap, reference: LabelMap | None) -> _Scene:
+def _build_picture(
+    volume: Volume, prediction: LabelMap | None, reference: LabelMap | None, ignored: Array | None
+) -> _Scene:
     """The whole picture with its outlines."""
-    outlines = [] if reference is None else [(REFERENCE_COLOUR, 1.8, np.pad(reference.array, 1))]
-    outlines.append((PREDICTION_COLOUR, 1.0, np.pad(prediction.array, 1)))
+    drawn = ((REFERENCE_COLOUR, 1.8, reference), (PREDICTION_COLOUR, 1.0, prediction))
+    outlines = [(c, w, np.pad(m.array, 1)) for c, w, m in drawn if m is not None]
     image, window = picture_colours(volume)
-    return _Scene(image, outlines, (0, 0, 0), (1.0, 1.0, 1.0), window)
+    return _Scene(image, outlines, (0, 0, 0), (1.0, 1.0, 1.0), window, ignored)
 
 
 def _largest_object(label_map: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -230,6 +245,9 @@ def _draw_plane(axes: Axes, scene: _Scene, plane: Plane, values: list[int]) -> N
     box = (0, columns * dx, rows * dy, 0)
     low, high = scene.window
     axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=box, aspect="auto", interpolation="nearest")
+    if scene.ignored is not None:
+        shade = plane.cut(scene.ignored, position)[..., None] * np.array(IGNORED_COLOUR)
+        axes.imshow(shade, extent=box, aspect="auto", interpolation="nearest")
     x, y = (np.arange(-1, columns + 1) + 0.5) * dx, (np.arange(-1, rows + 1) + 0.5) * dy
     for colour, width, array in scene.outlines:
         label_map = plane.cut(array, position + 1)
@@ -246,7 +264,9 @@ def _legend_lines(scene: _Scene, labels: Mapping[str, int]) -> list[Line2D]:
     """Names the colours and, for several classes, the line styles; only classes that are there."""
     names = {REFERENCE_COLOUR: "reference", PREDICTION_COLOUR: "prediction"}
     lines = [Line2D([], [], color=c, linewidth=w, label=names[c]) for c, w, _ in scene.outlines]
-    there = np.unique(np.concatenate([np.unique(array) for _, _, array in scene.outlines]))
+    if scene.ignored is not None:
+        lines.append(Line2D([], [], color=IGNORED_COLOUR, linewidth=6, label="not labelled"))
+    there = {value for _, _, array in scene.outlines for value in np.unique(array).tolist()}
     for i, style in enumerate(LINE_STYLES):
         same = [name for name in list(labels)[i :: len(LINE_STYLES)] if labels[name] in there]
         if same and len(labels) > 1:

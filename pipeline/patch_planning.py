@@ -21,6 +21,9 @@ LARGEST_PATCH = {2: 2048**2, 3: 256**3}  # voxels of the patch that shrinking st
 SHORT_AXIS = 4 * SMALLEST_FEATURE_EDGE  # the voxel limit leaves an axis of so many voxels whole
 # nnU-Net took 560e6 feature map elements a sample at batch 2 (2D: 85e6 at batch 12) for 8 GB.
 BYTES_PER_ELEMENT = {2: 8e9 / (12 * 85e6), 3: 8e9 / (2 * 560e6)}
+RESIDUAL_BATCH = {2: 12, 3: 2}  # its step must fit for the residual encoder, one of 2 for the plain network
+RESIDUAL_BYTES_PER_ELEMENT = {2: 8e9 / (12 * 135e6), 3: 8e9 / (2 * 680e6)}
+RESIDUAL_BLOCKS = (1, 3, 4, 6)  # of the first stages; the last number is that of all further ones
 MAX_FEATURES = {2: 512, 3: 320}
 BASE_FEATURES = 32
 
@@ -33,6 +36,7 @@ class NetworkShape(BaseModel):
         dimensions: 2 or 3; in 2D the patch has one slice.
         patch_size: Voxels.
         strides, kernels, features: One entry a stage.
+        blocks: Residual blocks of each stage of the encoder; empty = the plain U-Net.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,21 +48,26 @@ class NetworkShape(BaseModel):
     strides: tuple[Triple, ...]
     kernels: tuple[Triple, ...]
     features: tuple[int, ...]
+    blocks: tuple[int, ...] = ()
 
     @property
     def elements(self) -> int:
         """Elements that the convolutions put out for one patch, which memory grows with.
 
         Two convolutions a stage on the way down, a transposed one and two more on the way up, and the finest
-        head of the classes: what nnU-Net counts (`compute_conv_feature_map_size`).
+        head of the classes: what nnU-Net counts (`compute_conv_feature_map_size`). With residual blocks: a
+        convolution before all, two a block and the skip where width or grid change; a transposed one and one
+        more on the way up.
         """
         voxels = int(np.prod(self.patch_size))
         total = self.classes * voxels
+        up = 2 if self.blocks else 3
         for stage, (width, stride) in enumerate(zip(self.features, self.strides, strict=True)):
             voxels //= int(np.prod(stride))
-            total += 2 * width * voxels
+            down = 2 * self.blocks[stage] + 1 if self.blocks else 2
+            total += down * width * voxels
             if stage < len(self.features) - 1:
-                total += 3 * width * voxels
+                total += up * width * voxels
         return total
 
 
@@ -107,6 +116,7 @@ class NetworkLimits:
         batch_size: Patches of the step that must fit.
         voxels: Largest part of a patch that lies in an image of median shape.
         first_features: Of the first stage alone, in place of `base_features`.
+        residual: Whether the encoder is of residual blocks.
     """
 
     channels: int
@@ -118,12 +128,14 @@ class NetworkLimits:
     batch_size: int
     voxels: int
     first_features: int | None = None
+    residual: bool = False
 
     def build(self, patch: Triple, spacing: Spacing) -> NetworkShape:
         """The network of a patch that its stages halve without a rest."""
         strides, kernels = pooling(patch, spacing)
         features = [min(self.base_features * 2**stage, self.max_features) for stage in range(len(strides))]
         features[0] = self.first_features or features[0]
+        further = (RESIDUAL_BLOCKS[-1],) * max(len(strides) - len(RESIDUAL_BLOCKS), 0)
         return NetworkShape(
             channels=self.channels,
             classes=self.classes,
@@ -132,6 +144,7 @@ class NetworkLimits:
             strides=strides,
             kernels=kernels,
             features=tuple(features),
+            blocks=(*RESIDUAL_BLOCKS, *further)[: len(strides)] if self.residual else (),
         )
 
 

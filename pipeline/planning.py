@@ -10,14 +10,16 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.alternative_planning import plan_alternatives
 from pipeline.config import PlanParams
 from pipeline.detection_planning import plan_detection
-from pipeline.errors import SegtrailError
 from pipeline.fingerprint import Fingerprint
 from pipeline.io.dataset import DatasetFacts
-from pipeline.network_planning import GridFacts, Measure, plan_configuration
+from pipeline.network_planning import GridFacts, Measure, fit_network
 from pipeline.patch_planning import Spacing
-from pipeline.plan import ChannelNormalization, Plan
+from pipeline.plan import ChannelNormalization, Plan, RegionPlan
+from pipeline.plan_basis import PlanBasis
+from pipeline.plan_growth import measure_basis, schemes
 from pipeline.topology import SMALLEST_FEATURE_EDGE, Triple
 
 ANISOTROPY = 3.0  # an axis this much coarser than the others is treated apart
@@ -29,6 +31,7 @@ def build_plan(
     facts: DatasetFacts,
     params: PlanParams,
     measure: Measure | None = None,
+    basis: PlanBasis | None = None,
 ) -> Plan:
     """Derives the plan from the fingerprints of the non-test cases.
 
@@ -37,25 +40,27 @@ def build_plan(
         facts: Of the data set.
         params: The section `plan`.
         measure: Takes a dry step (`pipeline.network_memory.measure_step`); None = memory is estimated.
+        basis: What grid and normalisation are derived from; None = the fingerprints.
 
     Raises:
         SegtrailError: There is no case, an override in `params.plan` cannot work, or no network fits.
     """
-    if not fingerprints:
-        raise SegtrailError("there is no case to plan from", "data/splits/splits.csv", "add cases")
+    basis = basis or measure_basis(fingerprints, schemes(facts.channels, params))
     reasons: dict[str, str] = {}
-    spacing = _spacing(fingerprints, params, reasons)
-    shapes = np.array([np.array(f.shape) * f.spacing_mm / spacing for f in fingerprints])
-    x, y, z = np.maximum(np.round(np.median(shapes, axis=0)), 1).astype(int).tolist()
+    spacing = _spacing(basis, params, reasons)
+    x, y, z = np.maximum(np.round(np.array(basis.extent_mm) / spacing), 1).astype(int).tolist()
     grid = GridFacts(
         spacing_mm=spacing,
         median_shape=(x, y, z),
-        total_voxels=float(shapes.prod(axis=1).sum()),
+        total_voxels=basis.volume_mm3 / float(np.prod(spacing)),
         dimensions=_dimensions((x, y, z), params, reasons),
         channels=len(facts.channels),
-        classes=len(facts.labels),
+        classes=len(facts.regions) or len(facts.labels),
     )
-    network = plan_configuration(grid, params, measure, reasons)
+    network = fit_network(grid, params, measure)
+    reasons["resampling"] = "near nnU-Net's spline of order 3 at a tenth of its time"
+    reasons |= network.reasons
+    alternatives = plan_alternatives(network, params, measure, reasons)
     names = sorted(facts.labels, key=lambda name: facts.labels[name])
     return Plan(
         dataset=facts.name,
@@ -69,27 +74,58 @@ def build_plan(
         strides=network.shape.strides,
         kernels=network.shape.kernels,
         features=network.shape.features,
-        normalization=_normalization(fingerprints, facts, params, reasons),
+        normalization=_normalization(basis, facts, params, reasons),
+        resampling="cubic",
         reasons=reasons,
         n_cases=len(fingerprints),
         detection=plan_detection(fingerprints, spacing, params, reasons),
-        lowres=network.lowres,
+        regions=_regions(names, facts, reasons),
+        alternatives=alternatives,
+        ignore_value=_ignore_value(fingerprints, facts, reasons),
+        basis=basis,
     )
 
 
-def _spacing(fingerprints: Sequence[Fingerprint], params: PlanParams, reasons: dict[str, str]) -> Spacing:
+def _regions(names: Sequence[str], facts: DatasetFacts, reasons: dict[str, str]) -> tuple[RegionPlan, ...]:
+    """Regions with network indices: places in `names`, the classes by value."""
+    place = {facts.labels[name]: index for index, name in enumerate(names)}
+    regions = []
+    for (name, values), paint in zip(facts.regions.items(), facts.regions_class_order, strict=True):
+        region = RegionPlan(name=name, labels=tuple(place[v] for v in values), paint=place[paint])
+        classes = ", ".join(names[index] for index in region.labels)
+        reasons[f"region {name}"] = (
+            f"of {classes}, found as one (dataset.json); painted as {names[region.paint]}"
+        )
+        regions.append(region)
+    painted = {region.paint for region in regions}
+    lost = [name for index, name in enumerate(names) if regions and index and index not in painted]
+    if lost:
+        reasons["regions"] = f"no region paints {', '.join(lost)}: predicted label maps do not hold it"
+    return tuple(regions)
+
+
+def _ignore_value(
+    fingerprints: Sequence[Fingerprint], facts: DatasetFacts, reasons: dict[str, str]
+) -> int | None:
+    if facts.ignore is not None:
+        share = float(np.mean([f.ignored_fraction for f in fingerprints]))
+        reasons["ignore_value"] = (
+            f"dataset.json: {share:.0%} of the voxels are not labelled; they are in no loss and no metric"
+        )
+    return facts.ignore
+
+
+def _spacing(basis: PlanBasis, params: PlanParams, reasons: dict[str, str]) -> Spacing:
     if params.spacing_mm != "auto":
         reasons["spacing_mm"] = "set by plan.spacing_mm"
         return params.spacing_mm
-    all_spacings = np.array([f.spacing_mm for f in fingerprints])
-    spacing = np.median(all_spacings, axis=0)
-    sizes = np.median([f.shape for f in fingerprints], axis=0)
-    reasons["spacing_mm"] = f"median voxel size of {len(fingerprints)} cases"
+    spacing, voxels = np.array(basis.spacing_mm), np.array(basis.voxels)
+    reasons["spacing_mm"] = f"median voxel size of {basis.cases} cases"
     worst = int(spacing.argmax())
     others = [axis for axis in range(3) if axis != worst]
-    few_slices = sizes[worst] * ANISOTROPY < sizes[others].min()
+    few_slices = voxels[worst] * ANISOTROPY < voxels[others].min()
     if spacing[worst] > ANISOTROPY * spacing[others].max() and few_slices:
-        spacing[worst] = max(np.percentile(all_spacings[:, worst], 10), spacing[others].max())
+        spacing[worst] = max(basis.fine_spacing_mm[worst], spacing[others].max())
         reasons["spacing_mm"] += (
             f"; {'XYZ'[worst]} is anisotropic, over {ANISOTROPY:g} times coarser with few slices: its 10th percentile"
         )
@@ -113,15 +149,24 @@ def _dimensions(median_shape: Triple, params: PlanParams, reasons: dict[str, str
 
 
 def _normalization(
-    fingerprints: Sequence[Fingerprint], facts: DatasetFacts, params: PlanParams, reasons: dict[str, str]
+    basis: PlanBasis, facts: DatasetFacts, params: PlanParams, reasons: dict[str, str]
 ) -> tuple[ChannelNormalization, ...]:
-    inside = float(np.median([f.nonzero_fraction for f in fingerprints]))
+    inside = basis.nonzero_fraction
     entries = []
-    for index, channel in enumerate(facts.channels):
-        by_modality = "ct" if channel.upper() == "CT" else "zscore"
-        scheme = by_modality if params.normalization == "auto" else params.normalization
+    found = zip(facts.channels, schemes(facts.channels, params), basis.intensity, strict=True)
+    for channel, scheme, measured in found:
         why = f"modality {channel}" if params.normalization == "auto" else "set by plan.normalization"
-        if scheme == "zscore":
+        if measured is not None:
+            entry = ChannelNormalization(scheme="ct", **measured.model_dump())
+            why += (
+                f": clipped to {entry.low:g} to {entry.high:g}, percentiles 0.5 and 99.5 of the foreground, then its "
+                f"mean {entry.mean:.4g} and deviation {entry.std:.4g} become 0 and 1"
+            )
+        elif scheme == "window":
+            low, high = params.hu_window
+            entry = ChannelNormalization(scheme="window", low=low, high=high)
+            why += f": {low:g} to {high:g} (plan.hu_window) become 0 to 1"
+        else:
             masked = inside < CROPPED_SHARE
             entry = ChannelNormalization(scheme="zscore", nonzero_mask=masked)
             why += ": mean 0 and deviation 1 of each case's own " + (
@@ -129,23 +174,6 @@ def _normalization(
             )
             why += f"; the non-zero box is {inside:.0%} of the median case"
             why += f", {'below' if masked else 'not below'} {CROPPED_SHARE:.0%}"
-        elif scheme == "window":
-            low, high = params.hu_window
-            entry = ChannelNormalization(scheme="window", low=low, high=high)
-            why += f": {low:g} to {high:g} (plan.hu_window) become 0 to 1"
-        else:
-            entry = _of_foreground(np.concatenate([f.intensity[index].samples for f in fingerprints]))
-            why += (
-                f": clipped to {entry.low:g} to {entry.high:g}, percentiles 0.5 and 99.5 of the foreground, then its "
-                f"mean {entry.mean:.4g} and deviation {entry.std:.4g} become 0 and 1"
-            )
         reasons[f"normalization {channel}"] = why
         entries.append(entry)
     return tuple(entries)
-
-
-def _of_foreground(samples: np.ndarray[tuple[int], np.dtype[np.float64]]) -> ChannelNormalization:
-    low, high = np.percentile(samples, [0.5, 99.5])
-    return ChannelNormalization(
-        scheme="ct", low=low, high=high, mean=samples.mean(), std=max(float(samples.std()), 1e-3)
-    )

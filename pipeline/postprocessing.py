@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import PredictParams
-from pipeline.instances import IntegerMap, find_boxes, find_instances
+from pipeline.instances import IntegerMap, find_boxes, find_instances, instance_voxels, z_slabs
 from pipeline.plan import Plan
+from pipeline.postprocessing_rules import Rule, apply_rules
 from pipeline.volume import Affine, Instance, Instances, LabelMap, Prediction, voxel_size_mm
-
-SLAB = 1 << 22  # voxels that are counted at once
 
 Place = tuple[tuple[float, float, float], tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -24,6 +23,7 @@ def to_prediction(
     affine: Affine,
     plan: Plan,
     params: PredictParams,
+    rules: Sequence[Rule] = (),
 ) -> Prediction:
     """Makes the connected components of each class objects.
 
@@ -33,20 +33,24 @@ def to_prediction(
         affine: (4, 4) of the grid.
         plan: Gives the values of the classes in the data set's own label maps.
         params: Section `predict`: smaller components become background.
+        rules: What the model has learned; they come first.
 
     Returns:
         Label map in the data set's label values; instances with ids by falling score, the mean probability
-        of the object's class over its voxels.
+        of the object's class over its voxels, those of filled holes left out: the network saw another class
+        there, background or what an earlier rule took away.
     """
-    ids = find_instances(winner)
+    cleaned = apply_rules(winner, rules, voxel_size_mm(affine, winner.shape)) if rules else winner
+    ids = find_instances(cleaned)
     count = int(ids.max(initial=0))
     classes, voxels, sums = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
-    for part in _slabs(ids.shape):
-        inside = ids[part] > 0
+    for part in z_slabs(ids.shape):
+        inside = (ids[part] > 0) & (winner[part] == cleaned[part])
         objects = ids[part][inside].astype(np.intp) - 1
         classes[objects] = winner[part][inside]
         voxels += np.bincount(objects, minlength=count)
         sums += np.bincount(objects, weights=probability[part][inside], minlength=count)
+    del cleaned  # before further maps are made
     return build_prediction(ids, classes, sums / np.maximum(voxels, 1), affine, plan, params, label_score=0.0)
 
 
@@ -70,7 +74,7 @@ def build_prediction(
         params: Section `predict`: smaller objects become background, those with a lower score are not listed.
         label_score: Objects with at least this score make the label map.
     """
-    voxels = _count_voxels(ids, len(classes))
+    voxels = instance_voxels(ids, len(classes))
     enough = voxels * voxel_size_mm(affine, ids.shape) >= max(params.min_component_mm3, 1e-9)
     listed = np.flatnonzero(enough & (scores >= params.min_score))
     order = listed[np.argsort(-scores[listed], kind="stable")]
@@ -99,7 +103,7 @@ def build_prediction(
 def _place_objects(instances: IntegerMap, voxels: NDArray[np.int64], affine: Affine) -> Iterator[Place]:
     """World centre of gravity and half-open box of each of the ids 1..n, all of which occur."""
     sums = np.zeros((len(voxels), 3))
-    for part in _slabs(instances.shape):
+    for part in z_slabs(instances.shape):
         places = np.nonzero(instances[part])
         ids = instances[part][places].astype(np.intp) - 1
         first = (0, 0, part[2].start)
@@ -112,24 +116,9 @@ def _place_objects(instances: IntegerMap, voxels: NDArray[np.int64], affine: Aff
         yield tuple(centre), (tuple(p.start for p in box), tuple(p.stop for p in box))
 
 
-def _count_voxels(ids: IntegerMap, count: int) -> NDArray[np.int64]:
-    """Voxels of each of the ids 1..count."""
-    voxels = np.zeros(count + 1, np.int64)
-    for part in _slabs(ids.shape):
-        voxels += np.bincount(ids[part].ravel(order="K"), minlength=count + 1)
-    return voxels[1:]
-
-
 def _look_up(table: NDArray[Any], ids: IntegerMap) -> NDArray[Any]:
     """`table[ids]`, X fastest in memory."""
     found = np.empty(ids.shape, table.dtype, order="F")
-    for part in _slabs(ids.shape):
+    for part in z_slabs(ids.shape):
         found[part] = table[ids[part]]
     return found
-
-
-def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice, slice]]:
-    """Parts along Z of about SLAB voxels: NumPy turns indices into 8 bytes a voxel."""
-    planes = max(1, SLAB // max(shape[0] * shape[1], 1))
-    for first in range(0, shape[2], planes):
-        yield slice(None), slice(None), slice(first, min(first + planes, shape[2]))

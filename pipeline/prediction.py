@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from pipeline.allocation import keep_freed_memory
 from pipeline.bundle import Bundle
 from pipeline.config import PredictParams
 from pipeline.errors import SegtrailError
-from pipeline.inference import SMALLER, is_out_of_memory, predict_classes
+from pipeline.inference import SMALLER, is_out_of_memory, predict_classes, predict_previous
 from pipeline.inference_memory import (
+    GB,
     UNREAD,
     CaseSize,
     Memory,
@@ -30,14 +32,19 @@ from pipeline.inference_memory import (
 from pipeline.instance_inference import predict_objects
 from pipeline.io.images import COLOURS, load_volume, prediction_suffix, save_instance_map, save_label_map
 from pipeline.io.sizes import unpacked_bytes
+from pipeline.memory_limits import limit_bytes
+from pipeline.models.cascade import Cascade
 from pipeline.models.maskrcnn import MaskRCNN
 from pipeline.overlays import draw_overlay
 from pipeline.plan import Plan
 from pipeline.postprocessing import build_prediction, to_prediction
+from pipeline.prediction_record import measure_prediction
 from pipeline.preprocessing import prepare_volume, target_shape
-from pipeline.volume import LabelMap, Prediction, Volume, spacing_mm, to_canonical, voxel_size_mm
+from pipeline.volume import LabelMap, Prediction, Volume, spacing_mm, to_canonical
 from pipeline.windows import Setting
 
+EFFECT = {"kind", "label", "minimum_mm3"}  # of a rule: what the record of a prediction says of it
+LOGGER = logging.getLogger("segtrail")
 STATIONS = 3  # reading, computing, writing: as many cases are in flight at most
 
 
@@ -49,16 +56,23 @@ class _Case:
         volume: As read.
         image: What a U-Net sees, on the plan's grid; empty once it was taken.
         settings: How its windows may be run, the first one preferred.
+        low: What the first network of a cascade sees; empty where there is none, and once it was taken.
     """
 
     volume: Volume
     image: torch.Tensor
     settings: list[Setting]
+    low: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def take_image(self) -> torch.Tensor:
         """The image, which ends with whoever takes it: the objects are found without it."""
         image, self.image = self.image, torch.empty(0)
         return image
+
+    def take_low(self) -> torch.Tensor:
+        """The same for `low`."""
+        low, self.low = self.low, torch.empty(0)
+        return low
 
 
 class _Stopwatch:
@@ -80,6 +94,29 @@ def _measure_case(volume: Volume, plan: Plan) -> CaseSize:
     return CaseSize(array.nbytes, math.prod(array.shape[1:]), shape)
 
 
+def _limit_memory(wanted_gb: float, further_networks: int) -> Memory:
+    """`predict.memory_gb`, or what the machine or its container allows where that is less."""
+    memory = Memory(wanted_gb, further_networks, limit_bytes())
+    if memory.of_machine:
+        allowed = memory.limit_bytes / GB
+        LOGGER.info(
+            "predict.memory_gb is %g, but this machine or container allows %.1f GB", wanted_gb, allowed
+        )
+    return memory
+
+
+def _build_network(bundle: Bundle, device: torch.device) -> torch.nn.Module:
+    try:
+        return bundle.build(device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = "free memory there, name another device (--devices), or predict on the CPU (--devices cpu)"
+        raise SegtrailError(
+            f"the network does not fit into the memory of {device}", str(bundle.folder), fix
+        ) from error
+
+
 class Predictor:
     """A bundle ready to predict.
 
@@ -91,6 +128,9 @@ class Predictor:
         params: Section `predict`.
         device: Where the network runs.
         identity: Name and version of the model, written beside each prediction.
+
+    Raises:
+        SegtrailError: The network does not fit into the memory of the device.
     """
 
     def __init__(
@@ -99,14 +139,16 @@ class Predictor:
         if device.type == "cpu":
             keep_freed_memory()
         self.plan = bundle.metadata.plan
+        self.low_plan = bundle.metadata.low_plan
         self.params = params
+        self.rules = bundle.metadata.postprocessing if params.postprocessing == "learned" else ()
         self.device = device
         self.identity = {**identity, "bundle_sha256": bundle.sha256}
-        self.network = bundle.build(device)
+        self.network = _build_network(bundle, device)
         # Only views that the network has been trained on help.
         flipped = bundle.metadata.params.get("augmentation", {}).get("flip_axes", ())
         self.mirror_axes = "".join(axis for axis in flipped if axis in params.mirror.replace("none", ""))
-        self._memory = Memory(params.memory_gb)
+        self._memory = _limit_memory(params.memory_gb, bundle.further_bytes)
         self._stations = [threading.Lock() for _ in range(STATIONS)]
 
     def predict(self, volume: Volume, where: str) -> Prediction:
@@ -147,7 +189,8 @@ class Predictor:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise SegtrailError("memory ran out", where, f"free memory, or {SMALLER}") from error
+            fix = f"free memory, or lower predict.memory_gb to what is free, or {SMALLER}"
+            raise SegtrailError("memory ran out", where, fix) from error
         (output / f"{case_id}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return record
 
@@ -177,11 +220,17 @@ class Predictor:
         if isinstance(self.network, MaskRCNN):
             hold(object_bytes(size) + 4 * len(self.plan.channels) * math.prod(size.plan_shape))
             return _Case(volume, torch.empty(0), [])
+        low = None
+        if self.low_plan is not None:
+            low = self.low_plan, _measure_case(volume, self.low_plan).plan_shape
         settings, peak = choose_settings(
-            size, self.plan, self.params.overlap, self.device, self._memory, where
+            size, self.plan, self.params.overlap, self.device, self._memory, where, low
         )
         hold(peak)
-        return _Case(volume, prepare_volume(volume, self.plan, where), settings)
+        case = _Case(volume, prepare_volume(volume, self.plan, where), settings)
+        if self.low_plan is not None:
+            case.low = prepare_volume(volume, self.low_plan, where)
+        return case
 
     def _compute(self, case: _Case, where: str) -> Prediction:
         volume = case.volume
@@ -191,11 +240,20 @@ class Predictor:
             )
             score = self.params.label_score
             return build_prediction(ids, classes, scores, volume.affine, self.plan, self.params, score)
+        network, previous = self.network, None
+        if isinstance(network, Cascade) and self.low_plan is not None:
+            previous = predict_previous(
+                network.low, case.take_low(), tuple(case.image.shape[1:]), self.low_plan,
+                self.params.overlap, self.mirror_axes, case.settings, where,
+            )  # fmt: skip
+            network = network.full
         found = predict_classes(
-            self.network, case.take_image(), (volume.array.shape[1:], volume.affine), self.plan,
-            self.params.overlap, self.mirror_axes, case.settings, where,
+            network, case.take_image(), (volume.array.shape[1:], volume.affine), self.plan,
+            self.params.overlap, self.mirror_axes, case.settings, where, previous,
         )  # fmt: skip
-        return to_prediction(found.winner, found.probability, volume.affine, self.plan, self.params)
+        return to_prediction(
+            found.winner, found.probability, volume.affine, self.plan, self.params, self.rules
+        )
 
     def _write(
         self, prediction: Prediction, volume: Volume, images: Sequence[Path], output: Path, case_id: str
@@ -211,7 +269,8 @@ class Predictor:
             "input": [str(path) for path in images],
             "model": self.identity,
             "settings": self.params.model_dump(mode="json"),
-            **self._measure(prediction, volume),
+            "postprocessing": [rule.model_dump(include=EFFECT, exclude_defaults=True) for rule in self.rules],
+            **measure_prediction(prediction, volume.affine, self.plan),
         }
 
     def _load(self, images: Sequence[Path], where: str) -> Volume:
@@ -223,27 +282,3 @@ class Predictor:
         if grey and self.plan.channels == COLOURS:
             return Volume(np.repeat(volume.array, len(COLOURS), axis=0), volume.affine)
         return volume
-
-    def _measure(self, prediction: Prediction, volume: Volume) -> dict[str, Any]:
-        """Volumes of labels and instances: mm3, in 2D mm2."""
-        shape = prediction.label_map.array.shape
-        voxel = voxel_size_mm(volume.affine, shape)
-        size = "area_mm2" if shape[2] == 1 else "volume_mm3"
-        labels = {}
-        for name, value in zip(self.plan.label_names[1:], self.plan.label_values[1:], strict=True):
-            voxels = int((prediction.label_map.array == value).sum())
-            labels[name] = {"voxels": voxels, size: round(voxels * voxel, 3)}
-        names = dict(zip(self.plan.label_values, self.plan.label_names, strict=True))
-        instances = [
-            {
-                "id": item.id,
-                "label": names[item.label],
-                "score": round(item.score, 6),
-                "voxels": item.voxels,
-                size: round(item.voxels * voxel, 3),
-                "centroid_mm": [round(v, 3) for v in item.centroid_mm],
-                "box_voxels": [list(corner) for corner in item.box_voxels],
-            }
-            for item in prediction.instances.items
-        ]
-        return {"labels": labels, "instances": instances}

@@ -90,15 +90,17 @@ def load_prediction(files: PredictionFiles, labels: Mapping[str, int]) -> Predic
     return Prediction(label_map, Instances(ids.array, ids.affine, items))
 
 
-def load_settings(files: PredictionFiles) -> dict[str, Any]:
-    """Section `predict` with which a prediction was made, as its record has it; empty when it has none."""
+def load_record(files: PredictionFiles) -> dict[str, Any]:
+    """The record of a prediction (`pipeline.prediction_record`), with the settings it was made with.
+
+    Raises:
+        SegtrailError: It cannot be read.
+    """
     try:
-        settings: dict[str, Any] = dict(
-            json.loads(files.record.read_text(encoding="utf-8")).get("settings", {})
-        )
-    except (ValueError, TypeError, AttributeError) as error:
+        record: dict[str, Any] = dict(json.loads(files.record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise _damaged(files, f"the record cannot be read: {error!r}") from error
-    return settings
+    return record
 
 
 def _items(files: PredictionFiles, labels: Mapping[str, int]) -> tuple[Instance, ...]:

@@ -15,11 +15,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.errors import SegtrailError
+from pipeline.ignored_voxels import IGNORE_INDEX
 from pipeline.instances import IntegerMap, find_boxes, find_instances, instance_labels
 from pipeline.io.stored import count_not_finite
 from pipeline.normalization import nonzero_mask, normalize, with_own_scale
 from pipeline.plan import ChannelNormalization, Plan
-from pipeline.resampling import Shape, nearest, resample_indices, resample_planes, slabs, slowest_first
+from pipeline.resampling import (
+    Method,
+    Shape,
+    nearest,
+    resample_indices,
+    resample_planes,
+    slabs,
+    slowest_first,
+)
 from pipeline.volume import Affine, LabelMap, Volume, spacing_mm, to_canonical
 
 LOGGER = logging.getLogger("segtrail")
@@ -63,12 +72,16 @@ def prepare_volume(
     mask = nonzero_mask(array) if any(how.nonzero_mask for how in plan.normalization) else None
     result = torch.empty((len(array), *target_shape(array.shape, spacing_mm(affine), plan)), dtype=dtype)
     for channel, how, target in zip(array, plan.normalization, result, strict=True):
-        _prepare_channel(channel, how, mask if how.nonzero_mask else None, target)
+        _prepare_channel(channel, how, mask if how.nonzero_mask else None, plan.resampling, target)
     return result
 
 
 def _prepare_channel(
-    channel: NDArray[Any], how: ChannelNormalization, mask: NDArray[np.bool_] | None, target: torch.Tensor
+    channel: NDArray[Any],
+    how: ChannelNormalization,
+    mask: NDArray[np.bool_] | None,
+    method: Method,
+    target: torch.Tensor,
 ) -> None:
     own = with_own_scale(channel, how, mask)
     order = slowest_first(channel)
@@ -81,11 +94,12 @@ def _prepare_channel(
         values = source[part].astype(np.float32, order="C")
         return normalize(values, own, None if inside is None else inside[part])
 
-    resample_planes(planes, source.shape, target.permute(order))
+    # What a clipped scale clips to holds after resampling too, as in nnU-Net, which clips to what was there.
+    resample_planes(planes, source.shape, target.permute(order), method, how.limits)
 
 
 def prepare_label_map(label_map: LabelMap, plan: Plan) -> NDArray[np.uint8]:
-    """Puts a reference on the plan's grid: source values become network indices.
+    """Puts a reference on the plan's grid: source values become network indices, the ignore value IGNORE_INDEX.
 
     Each class is resampled as a linear membership and the largest wins, so that thin structures keep their
     volume better than by nearest neighbour.
@@ -116,9 +130,11 @@ def prepare_instances(
     Raises:
         SegtrailError: There are more objects than ids of 16 bits.
     """
-    indices, affine = _to_indices(label_map, plan)
+    indices, affine = _to_indices(label_map, plan, unlabelled=0)
     shape = target_shape(indices.shape, spacing_mm(affine), plan)
     given = None if instances is None else to_canonical(instances, label_map.affine)[0]
+    if given is not None and plan.ignore_value is not None:
+        given = np.where(to_canonical(label_map.array, label_map.affine)[0] == plan.ignore_value, 0, given)
     found = ndimage.find_objects(((indices if given is None else given).T > 0).view(np.uint8), max_label=1)[0]
     result = np.zeros(shape, np.uint16)
     if found is None:
@@ -160,12 +176,17 @@ def _nearest_inside(
     return picks, tuple(places)
 
 
-def _to_indices(label_map: LabelMap, plan: Plan) -> tuple[NDArray[np.uint8], Affine]:
+def _to_indices(
+    label_map: LabelMap, plan: Plan, unlabelled: int = IGNORE_INDEX
+) -> tuple[NDArray[np.uint8], Affine]:
     """The label map in canonical axis order, as network indices; laid out in memory as it was."""
     array, affine = to_canonical(label_map.array, label_map.affine)
-    low, high = min(plan.label_values) - 1, max(plan.label_values) + 1
+    indexed = dict(zip(plan.label_values, range(len(plan.label_values)), strict=True))
+    if plan.ignore_value is not None:
+        indexed[plan.ignore_value] = unlabelled
+    low, high = min(indexed) - 1, max(indexed) + 1
     table = np.zeros(high - low + 1, np.uint8)  # both ends stand for all other values
-    table[np.array(plan.label_values) - low] = np.arange(len(plan.label_values))
+    table[np.array(list(indexed)) - low] = list(indexed.values())
     order = slowest_first(array)
     planes = array.transpose(order)
     indices = np.empty(planes.shape, np.uint8)
@@ -178,7 +199,7 @@ def foreground_voxels(label: NDArray[np.uint8], classes: int, most: int, seed: i
     """Draws positions at which a training patch may be centred.
 
     Args:
-        label: (X, Y, Z) network indices.
+        label: (X, Y, Z) network indices; with IGNORE_INDEX, positions of labelled background are drawn too.
         classes: Number of classes, background included.
         most: Largest number of positions a class.
         seed: Of the draw, from the case's content.
@@ -189,6 +210,11 @@ def foreground_voxels(label: NDArray[np.uint8], classes: int, most: int, seed: i
     generator = np.random.default_rng(seed)
     rows = [np.zeros((0, 4), np.int16)]
     boxes = ndimage.find_objects(label)
+    if len(boxes) == IGNORE_INDEX:
+        places = np.flatnonzero(label == 0)
+        places = np.sort(generator.choice(places, min(most, len(places)), replace=False))
+        background = np.stack(np.unravel_index(places, label.shape), axis=1)
+        rows.append(np.insert(background, 0, 0, axis=1).astype(np.int16))
     for index in range(1, min(classes, len(boxes) + 1)):
         if (box := boxes[index - 1]) is None:
             continue

@@ -11,10 +11,12 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
-from pipeline.cases import OK, QUARANTINED, WARN
+from pipeline.cases import FIXED, OK, QUARANTINED, VERDICTS, WARN
 from pipeline.config import ReportParams
 from pipeline.report_charts import case_dots, training_view, value_name
+from pipeline.report_configurations import configuration_rows
 from pipeline.report_detection import detection_view
 from pipeline.report_inputs import ModelInputs, ReportInputs, load_report_inputs
 from pipeline.report_metrics import DETECTION, METRICS, metric_format, split_name
@@ -25,6 +27,7 @@ from pipeline.report_results import (
     metric_names,
     result_groups,
     sources,
+    uneven_metrics,
     worst_cases,
 )
 from pipeline.report_tables import (
@@ -39,7 +42,7 @@ from pipeline.report_tables import (
     plan_rows,
     split_rows,
 )
-from pipeline.scores import rank
+from pipeline.scores import is_detection, rank
 from pipeline.verdict import TITLES, judge, overall
 
 __all__ = ["load_report_inputs", "render_report"]
@@ -58,18 +61,20 @@ def render_report(inputs: ReportInputs, params: ReportParams) -> str:
         HTML; every text from a file is escaped.
     """
     metric = str(inputs.decision.get("metric") or DEFAULT_METRIC)
-    best = best_model(inputs.models, metric)
+    best = chosen_model(inputs.models, inputs.decision, metric)
     checks = judge(inputs, best, metric)
     light = overall(checks)
-    classes = list(foreground(inputs))
+    classes, regions = list(foreground(inputs)), list(inputs.facts.get("regions") or {})
+    scored = classes if is_detection(metric) or not regions else regions
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = format_number
     environment.filters["plain"] = plain
     environment.filters["moment"] = moment
-    template = resources.files("pipeline").joinpath("report_template.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    environment.filters["uneven"] = uneven_metrics
+    return environment.from_string(_text("report_template.html")).render(
+        style=Markup(_text("page_style.css")),
         dash=DASH,
         title=params.title,
         finished=max(str(model.run.get("finished", "")) for model in inputs.models),
@@ -83,24 +88,39 @@ def render_report(inputs: ReportInputs, params: ReportParams) -> str:
         split=split_rows(inputs),
         plan=plan_rows(inputs.plan),
         plan_cases=inputs.plan.get("n_cases"),
-        training=[training_view(model, classes) for model in inputs.models],
+        training=[training_view(model, regions or classes) for model in inputs.models],
+        configurations=configuration_rows(inputs.models, inputs.decision, metric),
         columns=[title for title, _, _ in sources(inputs.models)],
-        groups=result_groups(inputs.models, classes),
+        groups=result_groups(inputs.models, [*regions, *classes]),
         detection=detection_view(inputs.models, classes),
         metrics=METRICS
         | {name: shown for name, shown in DETECTION.items() if name in metric_names(inputs.models)},
         protocol=best.protocol,
         unlabelled=best.unlabelled,
-        dots=case_dots(inputs.models, classes, metric),
+        dots=case_dots(inputs.models, scored, metric),
         dots_metric=metric_format(metric),
         dots_value=value_name(metric),
         pictures=picture_groups(inputs.models, best),
-        worst=worst_cases(inputs.models, best, classes, metric, params.worst_cases),
+        worst=worst_cases(inputs.models, best, scored, metric, params.worst_cases),
+        scored=scored,
+        kind="region" if scored is regions else "class",
         decision=inputs.decision,
         registry=_registry(inputs.decision, inputs.models),
         models=inputs.models,
         parameters={model.name: flatten(model.bundle.get("params", {})) for model in inputs.models},
         outputs=inputs.outputs,
+    )
+
+
+def _text(name: str) -> str:
+    return resources.files("pipeline").joinpath(name).read_text(encoding="utf-8")
+
+
+def chosen_model(models: Sequence[ModelInputs], decision: Mapping[str, Any], metric: str) -> ModelInputs:
+    """The challenger of the decision; the best by a metric where the decision is about other models."""
+    digest = decision.get("challenger")
+    return next(
+        (m for m in models if digest and m.run.get("bundle_sha256") == digest), best_model(models, metric)
     )
 
 
@@ -127,13 +147,15 @@ def _headline(inputs: ReportInputs, best: ModelInputs, metric: str) -> dict[str,
     cases, patients = evidence(best, metric)
     origin = best.bundle.get("provenance", {})
     _, label, _ = split_name(metric)
+    classes = list(foreground(inputs))
+    regions = inputs.facts.get("regions") and not is_detection(metric)
+    mean = "mean over regions" if regions else "mean over classes" if len(classes) > 1 else ""
     return {
         "dataset": inputs.facts.get("name", DASH),
         "model": best.name,
         "metric": metric,
         "title": shown.title,
-        "of": label
-        or ("mean over classes" if len(foreground(inputs)) > 1 else next(iter(foreground(inputs)), "")),
+        "of": label or mean or next(iter(classes), ""),
         "unit": shown.unit,
         "value": best.metrics.get(metric),
         "text": shown.text(best.metrics.get(metric)),
@@ -153,10 +175,14 @@ def _data(inputs: ReportInputs) -> dict[str, Any]:
             ("cases", len(verdicts)),
             ("usable", len(verdicts) - verdicts.count(QUARANTINED)),
             ("of these with a warning", verdicts.count(WARN)),
+            *([("of these fixed", verdicts.count(FIXED))] if FIXED in verdicts else []),
             ("quarantined", verdicts.count(QUARANTINED)),
             ("patients", len({case.patient_id for case in inputs.cases})),
         ],
-        "remarks": sorted((c for c in inputs.cases if c.verdict != OK), key=lambda c: (c.verdict, c.case_id)),
+        "remarks": sorted(
+            (c for c in inputs.cases if c.verdict != OK),
+            key=lambda c: (-VERDICTS.index(c.verdict), c.case_id),
+        ),
         "geometry": geometry_rows(inputs.cases),
         "classes": class_rows(inputs),
         "intensities": intensity_rows(inputs),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from pipeline.figures import Curve, DotRow, dot_plot, line_chart
 from pipeline.progress import format_seconds
+from pipeline.report_configurations import network_facts, rule_rows
 from pipeline.report_inputs import ModelInputs, Numbers
 from pipeline.report_metrics import DETECTION, metric_format, split_name
 from pipeline.report_results import case_means, sources
@@ -37,6 +38,8 @@ def training_view(model: ModelInputs, classes: Sequence[str]) -> dict[str, Any]:
         "name": model.name,
         "facts": _facts(model, score),
         "charts": _charts(rows, classes, score, best),
+        "low_charts": _charts(model.low_history, classes, score, None) if model.low_history else [],
+        "rules": rule_rows(model.bundle),
         "late": len(validated) > 2 and best == validated[-1],
     }
 
@@ -52,22 +55,44 @@ def _facts(model: ModelInputs, score: str) -> list[tuple[str, str]]:
     seconds = [value for row in rows if (value := row.get("seconds")) is not None]
     last = rows[-1].get("epoch") if rows else 0
     time = DASH if spent is None else format_seconds(spent)
-    cases = [plain(run.get(f"{side}_cases")) for side in ("training", "validation")]
+    folds = int(run.get("folds") or 1)
+    reached = f"at epoch {plain(run.get('best_epoch'))}" if folds == 1 else "on average over the folds"
     return [
         (
             f"Best {_score_title(score).lower().replace('map', 'mAP').replace('dice', 'Dice')}",
-            DASH if best is None else f"{best:.3f} at epoch {plain(run.get('best_epoch'))}",
+            DASH if best is None else f"{best:.3f} {reached}",
         ),
+        *_closing(run, folds),
+        *network_facts(model.bundle),
         ("Epochs", f"{plain(last)} of at most {plain(params.get('max_epochs'))}"),
-        ("Time", f"{time}, budget {plain(params.get('max_minutes'))} min"),
+        (
+            "Time",
+            f"{time}, budget {f'{folds} x ' if folds > 1 else ''}{plain(params.get('max_minutes'))} min",
+        ),
         ("An epoch", f"{statistics.median(seconds):.1f} s" if seconds else DASH),
         ("Ran on", plain(run.get("devices"))),
         ("Precision", plain(params.get("precision"))),
-        ("Cases", f"{cases[0]} to train, {cases[1]} to validate"),
+        ("Cases", _cases(run, folds)),
         ("Resumed", {0: "no", 1: "once"}.get(resumed or 0, f"{plain(resumed)} times")),
         ("Started", moment(plain(run.get("started")))),
         ("Finished", moment(plain(run.get("finished")))),
     ]
+
+
+def _closing(run: Mapping[str, Any], folds: int) -> list[tuple[str, str]]:
+    """Dice of the chosen weights, see `closing_validation`; not of Mask R-CNN, nor of models of before."""
+    score, judged = (
+        run.get("validation_score"),
+        "outside their fold" if folds > 1 else "on the validation side",
+    )
+    if "validation_scores" not in run:
+        return []
+    return [("Closing validation Dice", DASH if score is None else f"{score:.3f}, cases {judged}")]
+
+
+def _cases(run: Mapping[str, Any], folds: int) -> str:
+    training, validation = (plain(run.get(f"{side}_cases")) for side in ("training", "validation"))
+    return f"{training} to train, {validation} to validate" if folds == 1 else f"{training} in {folds} folds"
 
 
 def _charts(

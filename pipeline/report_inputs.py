@@ -24,12 +24,17 @@ Numbers = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class CaseRow:
-    """Metrics of one case and class, by name; None when one is not defined."""
+    """Metrics of one case and class or region, by name; None when one is not defined.
+
+    Attributes:
+        region: `label` is an overlapping region; then overlaps are averaged over regions.
+    """
 
     case_id: str
     patient_id: str
     label: str
     values: Numbers
+    region: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class ModelInputs:
         overlays: Pictures of single cases.
         curves: Rows of precision_recall.csv and froc.csv, by that name; absent where there is none.
         objects: Class to objects predicted, in the reference, and by size.
+        low_history: low_history.csv, of the first network of a cascade; else empty.
     """
 
     name: str
@@ -77,6 +83,7 @@ class ModelInputs:
     overlays: tuple[Overlay, ...]
     curves: Mapping[str, tuple[Mapping[str, str], ...]]
     objects: Mapping[str, Mapping[str, int]]
+    low_history: tuple[Numbers, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,10 +192,8 @@ def _load_model(data: Path, name: str) -> ModelInputs:
         unlabelled=tuple(map(str, record.get("cases_without_label", []))),
         cases=_case_rows(measured / "cases.csv", stage),
         baseline_cases=_case_rows(baseline, stage) if baseline.is_file() else (),
-        history=tuple(
-            {key: finite(value) for key, value in row.items()}
-            for row in read_csv(trained / "history.csv", f"train@{name}", {"epoch"})
-        ),
+        history=_curves(trained / "history.csv", name),
+        low_history=_curves(low, name) if (low := trained / "low_history.csv").is_file() else (),
         run=read_json(trained / "run.json", f"train@{name}"),
         bundle=read_json(trained / "bundle.json", f"train@{name}"),
         overlays=_overlays(measured / "overlays"),
@@ -199,6 +204,11 @@ def _load_model(data: Path, name: str) -> ModelInputs:
         },
         objects=record.get("objects", {}),
     )
+
+
+def _curves(path: Path, model: str) -> tuple[Numbers, ...]:
+    rows = read_csv(path, f"train@{model}", {"epoch"})
+    return tuple({key: finite(value) for key, value in row.items()} for row in rows)
 
 
 def _overlays(folder: Path) -> tuple[Overlay, ...]:
@@ -218,6 +228,7 @@ def _case_rows(path: Path, stage: str) -> tuple[CaseRow, ...]:
             case_id=row.pop("case_id"),
             patient_id=row.pop("patient_id"),
             label=row.pop("label"),
+            region=row.pop("kind", "") == "region",
             values={key: finite(value) for key, value in row.items()},
         )
         for row in read_csv(path, stage, {"case_id", "patient_id", "label"})

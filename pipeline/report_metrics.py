@@ -32,6 +32,10 @@ class MetricFormat:
 
 METRICS = {
     "dice": MetricFormat("Dice", "twice the common volume over the sum of both volumes; 1 is identical"),
+    "reader_dice": MetricFormat(
+        "Dice between readers",
+        "mean of each two human readers, who never see what the model finds; the same for all models",
+    ),
     "jaccard": MetricFormat("Jaccard", "common volume over the volume of both together"),
     "surface_dice": MetricFormat("Surface Dice", "share of both surfaces that lies within the tolerance"),
     "hd95_mm": MetricFormat("HD95", "95th percentile of the distances between the surfaces", "mm", 2),

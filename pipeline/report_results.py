@@ -11,6 +11,8 @@ from pipeline.report_metrics import METRICS, metric_format, split_name
 from pipeline.report_tables import DASH, format_number, plain
 from pipeline.scores import is_detection, rank
 
+MEAN = "Mean over classes"
+
 
 def baseline_split(metrics: Numbers) -> str:
     """First part of the names of a baseline, "" without one."""
@@ -33,12 +35,13 @@ def sources(models: Sequence[ModelInputs]) -> list[tuple[str, str, ModelInputs]]
 
 
 def result_groups(models: Sequence[ModelInputs], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the table of overlaps: the mean over classes, then each class; a single class needs no mean."""
+    """Rows of the table of overlaps: the mean, then each class or region; a single one needs no mean."""
     names = metric_names(models)
     order = [n for n in METRICS if n in names] + sorted(
         n for n in names - set(METRICS) if not is_detection(n)
     )
-    return metric_groups(sources(models), classes, order)
+    regions = any(row.region for model in models for row in model.cases)
+    return metric_groups(sources(models), classes, order, "Mean over regions" if regions else MEAN)
 
 
 def metric_names(models: Sequence[ModelInputs]) -> set[str]:
@@ -48,18 +51,22 @@ def metric_names(models: Sequence[ModelInputs]) -> set[str]:
 
 
 def metric_groups(
-    columns: Sequence[tuple[str, str, ModelInputs]], classes: Sequence[str], names: Sequence[str]
+    columns: Sequence[tuple[str, str, ModelInputs]],
+    classes: Sequence[str],
+    names: Sequence[str],
+    mean: str = MEAN,
 ) -> list[dict[str, Any]]:
     """One group a class, of several classes their mean first; one row a metric, one cell a column.
 
     Args:
         columns: See `sources`.
-        classes: Foreground classes.
+        classes: Foreground classes, or regions and classes.
         names: Metrics.
+        mean: Title of the group of means.
     """
     groups = [(label, label) for label in classes]
     if len(classes) != 1:
-        groups.insert(0, ("", "Mean over classes"))
+        groups.insert(0, ("", mean))
     return [
         {"title": title, "rows": [_result_row(columns, label, name) for name in names]}
         for label, title in groups
@@ -85,25 +92,44 @@ def _result_row(columns: Sequence[tuple[str, str, ModelInputs]], label: str, met
             }
         )
     ranks = [rank(metric, cell["value"]) for cell in cells if cell["value"] is not None]
-    unique = len(cells) > 1 and ranks.count(max(ranks, default=0.0)) == 1
+    unique = len(cells) > 1 and ranks.count(max(ranks, default=0.0)) == 1 and metric != "reader_dice"
     for cell in cells:
         cell["best"] = unique and cell["value"] is not None and rank(metric, cell["value"]) == max(ranks)
     return {"metric": metric, "shown": shown, "cells": cells}
 
 
+def uneven_metrics(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles of the metrics of which two columns have values over different numbers of cases.
+
+    Args:
+        groups: Of `metric_groups`.
+    """
+    rows = [row for group in groups for row in group["rows"]]
+    uneven = [row for row in rows if len({c["n"] for c in row["cells"] if c["value"] is not None}) > 1]
+    return list(dict.fromkeys(row["shown"].title for row in uneven))
+
+
 def evidence(model: ModelInputs, metric: str) -> tuple[int, int]:
     """Cases and patients behind a headline number: those in which the metric is defined."""
     _, label, name = split_name(metric)
-    rows = [r for r in model.cases if label in ("", r.label) and r.values.get(name) is not None]
+    rows = [r for r in averaged_rows(model.cases, name, label) if r.values.get(name) is not None]
     return len({row.case_id for row in rows}), len({row.patient_id for row in rows})
 
 
+def averaged_rows(rows: Sequence[CaseRow], metric: str, label: str = "") -> list[CaseRow]:
+    """Rows of a class or region; without one those that make the mean: of overlaps the regions, if any."""
+    if label:
+        return [row for row in rows if row.label == label]
+    regions = any(row.region for row in rows) and not is_detection(metric)
+    return [row for row in rows if row.region == regions]
+
+
 def case_means(rows: Sequence[CaseRow], metric: str, label: str = "") -> dict[str, float]:
-    """Mean of a metric over a case's defined classes, or of one class; undefined cases are left out."""
+    """Mean of a metric over a case's defined classes (regions), or of one; undefined cases are left out."""
     values: dict[str, list[float]] = {}
-    for row in rows:
+    for row in averaged_rows(rows, metric, label):
         value = row.values.get(metric)
-        if value is not None and label in ("", row.label):
+        if value is not None:
             values.setdefault(row.case_id, []).append(value)
     return {case_id: statistics.fmean(v) for case_id, v in values.items()}
 

@@ -15,6 +15,13 @@ DASH = "–"
 KERNELS_REASON = (
     "3 along an axis; 1 while its voxels are twice as coarse as the finest"  # the plan states none
 )
+ALTERNATIVES = {
+    "2d": "U-Net, 2d",
+    "lowres": "U-Net, lowres",
+    "residual": "Residual U-Net, full",
+    "residual 2d": "Residual U-Net, 2d",
+    "residual lowres": "Residual U-Net, lowres",
+}  # of the plan, by `network` and `configuration` of a section of `train`
 
 
 def format_number(value: float | None, digits: int = 0) -> str:
@@ -147,9 +154,11 @@ def plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     reasons: Mapping[str, str] = {"kernels": KERNELS_REASON, **plan.get("reasons", {})}
     shown = {
         "dimensions": ("Network", f"{plan.get('dimensions', DASH)}D"),
-        "spacing_mm": ("Voxel size", _joined(plan.get("spacing_mm", []), ".2f") + " mm"),
-        "patch_size": ("Patch", _joined(plan.get("patch_size", [])) + " voxels"),
-        "batch_size": ("Batch", f"{plan.get('batch_size', DASH)} patches"),
+        **dict(zip(("spacing_mm", "patch_size", "batch_size"), grid_facts(plan), strict=True)),
+        "resampling": (
+            "Resampling",
+            {"linear": "trilinear", "cubic": "cubic convolution"}.get(plan.get("resampling", ""), DASH),
+        ),
         "features": ("Feature maps", ", ".join(str(v) for v in plan.get("features", []))),
         "strides": ("Down-sampling", ", ".join("·".join(map(str, s)) for s in plan.get("strides", []))),
         "kernels": ("Kernels", ", ".join("·".join(map(str, k)) for k in plan.get("kernels", []))),
@@ -161,7 +170,35 @@ def plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         key = f"normalization {channel}"
         reason = reasons.get(key, reasons.get("normalization", DASH))
         rows.append((f"Intensities, {channel}", "normalization", _normalization(entry), reason))
-    return rows + _detection_rows(plan.get("detection") or {}, reasons)
+    names = plan.get("label_names", [])
+    for region in plan.get("regions", []):
+        classes, reason = [names[i] for i in region["labels"]], reasons.get(f"region {region['name']}", DASH)
+        rows.append((f"Region {region['name']}", "regions", ", ".join(classes), reason))
+    return rows + _alternative_rows(plan, reasons) + _detection_rows(plan.get("detection") or {}, reasons)
+
+
+def _alternative_rows(plan: Mapping[str, Any], reasons: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+    """What may be trained in place of the plan's own network, and why another one may not."""
+    planned: Mapping[str, Any] = plan.get("alternatives", {})
+    rows = []
+    for key, title in ALTERNATIVES.items():
+        reason = reasons.get(key, DASH)
+        if key in planned:
+            grid = planned[key]
+            value = f"{plain(grid.get('dimensions'))}D, {', '.join(text for _, text in grid_facts(grid))}"
+            rows.append((title, key, value, reason))
+        elif key in reasons:
+            rows.append((title, key, "none", reason.removeprefix("none: ")))
+    return rows
+
+
+def grid_facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a network sees: name and text of voxel size, patch and batch of a plan, or of an alternative."""
+    return [
+        ("Voxel size", f"{joined(plan.get('spacing_mm', []), '.2f')} mm"),
+        ("Patch", f"{joined(plan.get('patch_size', []))} voxels"),
+        ("Batch", f"{plain(plan.get('batch_size'))} patches"),
+    ]
 
 
 def _detection_rows(
@@ -173,7 +210,7 @@ def _detection_rows(
     sizes = "; ".join(", ".join(f"{v:g}" for v in level) for level in detection.get("anchor_sizes", []))
     ratios = ", ".join(f"{v:.2g}" for v in detection.get("anchor_ratios", []))
     slices = detection.get("slices", 1)
-    window = _joined(detection.get("window", [])) + " pixels"
+    window = joined(detection.get("window", [])) + " pixels"
     window += f" of {slices} neighbouring slices" if slices > 1 else ""
     shown = {
         "detection_zoom": ("Mask R-CNN: zoom", f"{plain(detection.get('zoom'))} pixels a voxel"),
@@ -185,7 +222,8 @@ def _detection_rows(
     return [(title, key, value, reasons.get(key, DASH)) for key, (title, value) in shown.items()]
 
 
-def _joined(values: Sequence[float], form: str = "") -> str:
+def joined(values: Sequence[float], form: str = "") -> str:
+    """Lengths along the axes: "80 × 64 × 40"."""
     return " × ".join(format(value, form) for value in values)
 
 

@@ -1,15 +1,16 @@
-"""One metric of every test case and class, and which of two values is the better one."""
+"""One metric of every test case and class or region, and which of two values is the better one."""
 
 from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import SegtrailError, unknown_name
 
-IDENTITY = ("case_id", "patient_id", "label", "reference_voxels", "prediction_voxels")
+IDENTITY = ("case_id", "patient_id", "label", "reference_voxels", "prediction_voxels", "kind", "reader_dice")
 
 # Metrics of objects that walk down a list ranked by score, and those that know no score.
 RANKED = re.compile(
@@ -20,12 +21,12 @@ SCORELESS = re.compile(r"ap_dsb(_50|_75)?|(panoptic|segmentation|recognition)_qu
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One metric of one class in one test case.
+    """One metric of one class or region in one test case.
 
     Attributes:
         value: NaN where the metric is undefined.
-        reference_voxels: Size of the class in the reference.
-        prediction_voxels: Size of the class in the prediction.
+        reference_voxels: Size of the class or region in the reference.
+        prediction_voxels: Its size in the prediction.
     """
 
     case_id: str
@@ -37,7 +38,7 @@ class CaseScore:
 
 
 def parse_metric(name: str) -> tuple[str, str]:
-    """Class ("" for the mean over classes) and column of a name such as `test/dice` or `test/<class>/dice`.
+    """Class or region ("" for the mean) and column of a name such as `test/dice` or `test/<class>/dice`.
 
     Raises:
         SegtrailError: It is not a metric of the test cases.
@@ -79,7 +80,9 @@ def rank(metric: str, value: float) -> float:
 
 
 def load_scores(path: Path, metric: str) -> list[CaseScore]:
-    """Reads one metric of a `cases.csv` of `data/metrics`, all classes.
+    """Reads one metric of a `cases.csv` of `data/metrics`: of all regions where overlaps have any, else classes.
+
+    A class that the metric itself names is read beside the regions.
 
     Args:
         path: The table.
@@ -88,16 +91,13 @@ def load_scores(path: Path, metric: str) -> list[CaseScore]:
     Raises:
         SegtrailError: The file is missing, or has no such metric.
     """
-    _, column = parse_metric(metric)
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows, columns = list(reader), reader.fieldnames or []
-    except FileNotFoundError as error:
-        raise SegtrailError("the table of case metrics is missing", str(path), "dvc repro") from error
+    label, column = parse_metric(metric)
+    rows, columns = _read_table(path)
     if column not in columns or column in IDENTITY:
         legal = [f"test/{name}" for name in columns if name not in IDENTITY]
         raise unknown_name("metric", metric, legal, "params.yaml: register.metric")
+    regions = _regions(rows)
+    wanted = set() if is_detection(column) else regions.keys()
     return [
         CaseScore(
             case_id=row["case_id"],
@@ -108,4 +108,39 @@ def load_scores(path: Path, metric: str) -> list[CaseScore]:
             prediction_voxels=int(row["prediction_voxels"]),
         )
         for row in rows
+        if (row["label"] in {*wanted, label} if wanted else row["label"] not in regions)
     ]
+
+
+def has_metric(path: Path, metric: str) -> bool:
+    """Whether `load_scores` finds a metric in a table."""
+    column = parse_metric(metric)[1]
+    return column not in IDENTITY and column in _read_table(path)[1]
+
+
+def scored_labels(path: Path, metric: str) -> tuple[str, tuple[str, ...]]:
+    """What `load_scores` gives a metric of: "regions" or "classes", and their names.
+
+    Args:
+        path, metric: See `load_scores`; the table may lack the metric.
+    """
+    rows, _ = _read_table(path)
+    regions = _regions(rows)
+    if regions and not is_detection(metric):
+        return "regions", tuple(regions)
+    return "classes", tuple(dict.fromkeys(row["label"] for row in rows if row["label"] not in regions))
+
+
+def _regions(rows: Iterable[Mapping[str, str]]) -> dict[str, None]:
+    """Names of the regions, in their order."""
+    return dict.fromkeys(row["label"] for row in rows if row.get("kind") == "region")
+
+
+def _read_table(path: Path) -> tuple[list[dict[str, str]], Sequence[str]]:
+    """Rows and column names."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            return list(reader), reader.fieldnames or []
+    except FileNotFoundError as error:
+        raise SegtrailError("the table of case metrics is missing", str(path), "dvc repro") from error

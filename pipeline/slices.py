@@ -42,13 +42,19 @@ def require_detection(plan: Plan) -> DetectionPlan:
     """The plan's detection part.
 
     Raises:
-        SegtrailError: It has none.
+        SegtrailError: It has none, or voxels that nobody labelled.
     """
+    if plan.ignore_value is not None:
+        raise SegtrailError(
+            f"labels have the ignore value {plan.ignore_value}, which detection of objects cannot leave out",
+            "dataset.json: labels",
+            "leave models of network maskrcnn out of models in params.yaml, or label every voxel",
+        )
     if plan.detection is None:
         raise SegtrailError(
             "no training case has an object, so there is nothing to plan detection from",
             "data/plan/plan.json",
-            "leave maskrcnn out of models in params.yaml, or add cases with labelled objects",
+            "leave models of network maskrcnn out of models in params.yaml, or add cases with labelled objects",
         )
     return plan.detection
 

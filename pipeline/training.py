@@ -16,13 +16,13 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from pipeline.callbacks import Budget, History, Patience, Resume
 from pipeline.checkpoints import SafetensorsCheckpointIO
-from pipeline.config import InstanceTrainParams, TrainParams
 from pipeline.datamodule import CaseDataModule
 from pipeline.devices import choose_precision, parse_devices
 from pipeline.errors import SegtrailError
 from pipeline.history import complete_history
 from pipeline.inference import is_out_of_memory
 from pipeline.models.base import TrainedModule
+from pipeline.train_params import InstanceTrainParams, TrainParams
 
 LOGGER = logging.getLogger("segtrail")
 RESUME = "resume.safetensors"
@@ -102,7 +102,7 @@ def fit(
 def _too_large(error: BaseException, params: TrainParams, step: int) -> SegtrailError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(params, InstanceTrainParams):
-        fix = "lower train.maskrcnn.batch_size, or plan.detection_window, or use a smaller backbone"
+        fix = "lower batch_size of its section of train, or plan.detection_window, or use a smaller backbone"
     else:
         fix = "lower plan.batch_size (at least 2), plan.max_patch_voxels or plan.base_features"
     return SegtrailError(f"memory ran out in step {step}: {reason}", "params.yaml: plan, train", fix)
@@ -114,7 +114,7 @@ def _trainer(params: TrainParams, devices: str, batch_size: int, callbacks: list
     if batch_size % count:
         raise SegtrailError(
             f"{batch_size} samples a step cannot be shared evenly by {count} processes",
-            "params.yaml: plan.batch_size (U-Net), train.maskrcnn.batch_size",
+            "params.yaml: plan.batch_size (U-Net), train.<model>.batch_size (Mask R-CNN)",
             f"use a multiple of {count}, or fewer devices",
         )
     return pl.Trainer(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.cases import QUARANTINED, WARN
+from pipeline.balance import FEWEST_VALIDATION, describe_small_validation
+from pipeline.cases import FIXED, QUARANTINED, WARN
 from pipeline.report_inputs import ModelInputs, ReportInputs
 from pipeline.report_metrics import metric_format, split_name
 from pipeline.report_results import baseline_split, baseline_title, evidence
@@ -60,7 +61,8 @@ def judge(inputs: ReportInputs, best: ModelInputs, metric: str) -> tuple[Check, 
 def _registry(inputs: ReportInputs) -> Check:
     rule = (
         "Green: the challenger was promoted over a champion, or is the champion already. Amber: it is the "
-        "first champion, it was refused, or the decision is about another training. Red: there is no champion."
+        "first champion, it was refused, a person chose the champion, or the decision is about another training. "
+        "Red: there is no champion."
     )
     decision = inputs.decision
     reasons = "; ".join(str(r) for r in decision.get("reasons", [])) or "no reason given"
@@ -70,6 +72,8 @@ def _registry(inputs: ReportInputs) -> Check:
     if challenger not in {model.run.get("bundle_sha256") for model in inputs.models}:
         text = "The decision is about a bundle that is not among these models: dvc repro register."
         return Check("Registry", AMBER, text, rule)
+    if decision.get("by") == "person":
+        return Check("Registry", AMBER, f"A person chose the champion: {reasons}.", rule)
     if challenger != champion:
         return Check("Registry", AMBER, f"The challenger was refused: {reasons}.", rule)
     if decision.get("promoted") and not decision.get("champion_before"):
@@ -125,13 +129,19 @@ def _data(inputs: ReportInputs) -> Check:
     bad = sum(case.verdict == QUARANTINED for case in inputs.cases)
     warned = sum(case.verdict == WARN for case in inputs.cases)
     text = f"{bad} of {total} cases quarantined" if bad else f"All {total} cases could be used"
+    fixed = sum(case.verdict == FIXED for case in inputs.cases)
     if warned:
         text += f"; {warned} with a warning"
+    if fixed:
+        text += f"; {fixed} fixed"
     return Check("Data", AMBER if bad else GREEN, f"{text}.", rule)
 
 
 def _split(inputs: ReportInputs) -> Check:
-    rule = "Green: no patient on two sides, each class on each side. Amber: a class is absent. Red: a leak."
+    rule = (
+        "Green: no patient on two sides, each class on each side. Amber: a class is absent, or fewer than "
+        f"{FEWEST_VALIDATION} labelled patients validate a model without folds. Red: a leak."
+    )
     sides: dict[str, set[str]] = {}
     for case in inputs.cases:
         if case.case_id in inputs.sides:
@@ -147,6 +157,11 @@ def _split(inputs: ReportInputs) -> Check:
         for name, count in zip(names, row["classes"], strict=True)
         if count == 0
     ]
-    if absent:
-        return Check("Split", AMBER, f"No case with {', '.join(absent)}.", rule)
+    remarks = [f"no case with {', '.join(absent)}"] if absent else []
+    validated = any(int(model.run.get("folds") or 1) == 1 for model in inputs.models)
+    if validated and (few := describe_small_validation(inputs.sides, inputs.cases)):
+        remarks.append(few)
+    if remarks:
+        text = ". ".join(remark[0].upper() + remark[1:] for remark in remarks)
+        return Check("Split", AMBER, f"{text}.", rule)
     return Check("Split", GREEN, "No patient stands on two sides; each class is on each side.", rule)

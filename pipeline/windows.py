@@ -109,7 +109,12 @@ def slab_planes(shape: Sequence[int], patch: Sequence[int], overlap: float, wind
 
 
 def sum_windows(
-    network: Network, image: torch.Tensor, patch: Sequence[int], overlap: float, setting: Setting
+    network: Network,
+    image: torch.Tensor,
+    patch: Sequence[int],
+    overlap: float,
+    setting: Setting,
+    previous: torch.Tensor | None = None,
 ) -> Iterator[Slab]:
     """Runs a network over a volume and gives the weighted mean of its windows, slab by slab.
 
@@ -119,6 +124,7 @@ def sum_windows(
         patch: Voxels of a window along X, Y, Z.
         overlap: Of neighbouring windows, as a share of the window.
         setting: Windows at once, and type and place of the sums.
+        previous: (1, X, Y, Z) integer label map of an earlier network, a further channel of each window.
     """
     shape = image.shape[1:]
     axis = choose_axis(shape, patch)
@@ -135,7 +141,7 @@ def sum_windows(
         places = list(product(*(rows if a == axis else starts[a] for a in range(3))))
         for first in range(0, len(places), setting.windows):
             batch = places[first : first + setting.windows]
-            windows = torch.stack([image[_cut(place, patch)] for place in batch])
+            windows = torch.stack([_window(image, previous, _cut(place, patch)) for place in batch])
             logits = network(windows.to(setting.compute))
             if not len(sums):
                 sums = torch.zeros((logits.shape[1], *size), dtype=setting.dtype, device=setting.sums)
@@ -146,8 +152,7 @@ def sum_windows(
                 sums[_cut(local, patch)] += weighted.to(sums.device, sums.dtype)
         finished = following[0] - rows[0]
         yield Slab(axis, rows[0], sums.narrow(axis + 1, 0, finished))
-        if finished < sums.shape[axis + 1]:
-            _shift(sums, axis + 1, finished)
+        _shift(sums, axis + 1, finished)
 
 
 def _row_groups(shape: Sequence[int], patch: Sequence[int], overlap: float, windows: int) -> list[list[int]]:
@@ -161,6 +166,12 @@ def _row_groups(shape: Sequence[int], patch: Sequence[int], overlap: float, wind
 
 def _cut(first: Sequence[int], size: Sequence[int]) -> Cut:
     return (slice(None), *(slice(f, f + n) for f, n in zip(first, size, strict=True)))
+
+
+def _window(image: torch.Tensor, previous: torch.Tensor | None, cut: Cut) -> torch.Tensor:
+    if previous is None:
+        return image[cut]
+    return torch.cat([image[cut], previous[cut].to(image)])
 
 
 def _shift(sums: torch.Tensor, dim: int, finished: int) -> None:

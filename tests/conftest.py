@@ -31,6 +31,12 @@ def fresh_logger() -> Iterator[None]:
     logger.propagate = propagate
 
 
+@pytest.fixture(autouse=True, scope="session")
+def private_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps salt and hashes of the tests away from those of the user."""
+    os.environ["SEGTRAIL_PRIVATE_DIR"] = str(tmp_path_factory.mktemp("private"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real sample data beside the checkout."""

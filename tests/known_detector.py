@@ -18,8 +18,8 @@ MASK = 28  # cells of a mask along each axis
 
 def settings(**changes: float) -> PredictParams:
     values: dict[str, Any] = {
-        "overlap": 0.5, "mirror": "none", "memory_gb": 6.0, "min_component_mm3": 0.0, "min_score": 0.05,
-        "label_score": 0.5, "duplicate_iou": 0.5, "link_iou": 0.3,
+        "overlap": 0.5, "mirror": "none", "memory_gb": 6.0, "min_component_mm3": 0.0, "postprocessing": "learned",
+        "min_score": 0.05, "label_score": 0.5, "duplicate_iou": 0.5, "link_iou": 0.3,
     }  # fmt: skip
     return PredictParams(**(values | changes))
 

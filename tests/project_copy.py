@@ -29,9 +29,13 @@ def change_params(project: Path, changes: dict[tuple[str, ...], Any]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Without what the test process itself has set: a user's shell has none of it."""
+    """Without what the test process itself has set: a user's shell has none of it.
+
+    Only the folder of the identities that were met stays a test's own: that of the user is not for tests.
+    """
     ours = ("PREFECT_", "MLFLOW_", "SEGTRAIL_", "DVC_")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    private = "SEGTRAIL_PRIVATE_DIR"
+    kept = {key: value for key, value in os.environ.items() if key == private or not key.startswith(ours)}
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 

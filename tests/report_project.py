@@ -17,7 +17,7 @@ from tests.report_scores import Recipe, write_metrics
 EVIL = 'x_<script>alert("1")</script>'
 CASE_HEADING = (
     *("case_id", "patient_id", "site", "images", "label", "instances", "sha256", "shape", "spacing_mm"),
-    *("orientation", "verdict", "code", "reason"),
+    *("orientation", "verdict", "code", "reason", "fixes"),
 )
 
 
@@ -44,6 +44,7 @@ def write_inspected(root: Path, recipe: Recipe, ids: list[str], chance: random.R
     rows: list[dict[str, Any]] = [
         {
             "case_id": c, "patient_id": c, "images": f"data/raw/{recipe.name}/imagesTr/{c}.nii.gz",
+            "label": f"data/raw/{recipe.name}/labelsTr/{c}.nii.gz",
             "sha256": f"{i:064x}", "shape": "112;96;48", "spacing_mm": "2.0;2.0;3.0",
             "orientation": "RAS" if i % 3 else "LPS", "verdict": "ok",
         }

@@ -43,6 +43,7 @@ SMALL = {
     ("predict", "min_score"): 0.4,
     ("register", "min_cases"): 2,
 }
+pytestmark = pytest.mark.slow
 MODELS = ("unet", "maskrcnn")
 RUNNING = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
 
@@ -95,7 +96,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (target / "first_run.log").write_text(result.stdout + result.stderr, encoding="utf-8")
     yield target
     here = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(target)]
-    _, alive = psutil.wait_procs(here, timeout=10)
+    _, alive = psutil.wait_procs(here, timeout=60)
     orphans = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     for process in orphans:
         process.kill()
@@ -241,7 +242,6 @@ def test_a_misspelt_key_is_one_clear_error_and_nothing_runs(project: Path) -> No
     assert executed(repro(project)) == ["register"]
 
 
-@pytest.mark.slow
 def test_a_killed_training_is_continued_by_the_next_run(project: Path) -> None:
     change_params(project, {("train", "unet", "max_epochs"): 40})
     process = subprocess.Popen(
@@ -256,14 +256,16 @@ def test_a_killed_training_is_continued_by_the_next_run(project: Path) -> None:
     for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         victim.send_signal(signal.SIGKILL)
     process.communicate()
-    output = repro(project)
+    # Not plain DVC: it may have been killed while it wrote who reads what (flows/dvc_lock.py).
+    result = run(project, "flows.cli", "repro")
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
     assert "continuing the interrupted training" in output
     assert load_json(project / "data/models/unet/run.json")["resumed"] == 1
     assert not list((project / ".segtrail/checkpoints").rglob("*.safetensors"))
     assert executed(repro(project)) == ["register"]
 
 
-@pytest.mark.slow
 def test_of_two_runs_at_once_the_second_says_who_holds_the_lock(project: Path) -> None:
     change_params(project, {("evaluate", "seed"): 2})
     command = [sys.executable, "-m", "flows.cli", "repro"]

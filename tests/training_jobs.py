@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 from detection_plan import make_plan
 
-from pipeline.config import InstanceTrainParams, SemanticTrainParams
 from pipeline.plan import ChannelNormalization, Plan
 from pipeline.store import StoredCase, save_case
 from pipeline.topology import pooling
+from pipeline.train_params import InstanceTrainParams, SemanticTrainParams
 from pipeline.train_worker import TrainingJob
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -83,8 +83,8 @@ def cube_plan() -> Plan:
 def read_params(model: str, **changes: Any) -> SemanticTrainParams | InstanceTrainParams:
     """The shipped `train.<model>`, made small."""
     shipped = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["train"][model]
-    kind = InstanceTrainParams if model == "maskrcnn" else SemanticTrainParams
-    return kind(**{**shipped, "max_minutes": 60.0, **SMALL[model], **changes})
+    kind, small = (InstanceTrainParams, "maskrcnn") if model == "maskrcnn" else (SemanticTrainParams, "unet")
+    return kind(**{**shipped, "max_minutes": 60.0, **SMALL[small], **changes})
 
 
 def make_job(

@@ -13,9 +13,15 @@ from typing import Any
 
 from pipeline.cases import CaseRecord
 from pipeline.errors import SegtrailError, collect
+from pipeline.io.dataset_regions import parse_regions, split_labels
+from pipeline.io.image_names import file_of
 from pipeline.io.references import ReferenceBuilder
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+IGNORE = "ignore"  # name, among the labels, of voxels that nobody labelled
+MOST_CLASSES = (
+    255  # with an ignore value: background included, as `pipeline.ignored_voxels` takes the last index
+)
 CONTRACT = "see data/README.md for what the file holds"
 
 
@@ -29,6 +35,10 @@ class DatasetFacts:
         labels: Value of each class, background (0) included, ordered by value.
         description: One sentence, "" when unknown.
         licence: Short name, "" when unknown.
+        regions: Values of each overlapping region, in the order in which regions are painted into a label map, a
+            later one over an earlier one; empty when the classes themselves are what is asked for.
+        regions_class_order: Value that each region paints.
+        ignore: Value of voxels that nobody labelled; None = every voxel is labelled.
     """
 
     name: str
@@ -36,10 +46,21 @@ class DatasetFacts:
     labels: dict[str, int]
     description: str = ""
     licence: str = ""
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    regions_class_order: tuple[int, ...] = ()
+    ignore: int | None = None
+
+    @property
+    def foreground(self) -> dict[str, int]:
+        """Value of each class but the background."""
+        return {name: value for name, value in self.labels.items() if value != 0}
 
     def save(self, path: Path) -> None:
         """Writes the facts as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        facts = asdict(self)
+        ignore = facts.pop("ignore")
+        facts["labels"] |= {} if ignore is None else {IGNORE: ignore}
+        path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> DatasetFacts:
@@ -87,7 +108,7 @@ class Listing:
         """Path (relative to the project) of a file that must be there; "" and a problem when it is not.
 
         Args:
-            text: As the data set names it.
+            text: As the data set names it: a file, a folder, or `file.h5#name`.
             kind: What it is, for messages.
             case_id: Whose it is.
             series: Whether a folder holds a DICOM series; None = only a file will do.
@@ -101,7 +122,7 @@ class Listing:
         elif path.is_dir() and not (series and series(path)):
             wrong = "a folder without a DICOM series" if series else "a folder, expected a file"
             self.problem(f"the {kind} is {wrong}", f"case {case_id}, {path}", "name a file, or drop the case")
-        elif not path.exists():
+        elif not file_of(path).exists():
             self.problem(
                 f"the {kind} is missing", f"case {case_id}, {path}", "add the file, or drop the case"
             )
@@ -129,11 +150,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return raw
 
 
-def read_table(path: Path, needed: tuple[str, ...], listing: Listing) -> list[dict[str, str]]:
+def read_table(
+    path: Path, needed: tuple[str, ...], listing: Listing, separator: str = ","
+) -> list[dict[str, str]]:
     """Reads a CSV file with a header line; cells are stripped, rows without any text are left out."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restkey="", restval="")
+            reader = csv.DictReader(stream, restkey="", restval="", delimiter=separator)
             names = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = names
             rows = [{k: v.strip() for k, v in row.items() if k} for row in reader]
@@ -146,7 +169,8 @@ def read_table(path: Path, needed: tuple[str, ...], listing: Listing) -> list[di
     missing = [name for name in needed if name not in names]
     if missing:
         what = f"columns {missing} are missing; there are {names}"
-        listing.problem(what, path, "add the columns; the separator is a comma")
+        name = "tab" if separator == "\t" else "comma"
+        listing.problem(what, path, f"add the columns; the separator is a {name}")
         return []
     return [row for row in rows if any(row.values())]
 
@@ -172,12 +196,21 @@ def parse_facts(raw: Mapping[str, Any], path: Path, listing: Listing) -> Dataset
     """Takes the facts from a `dataset.json`; what is wrong is noted in `listing`."""
     before = len(listing.problems)
     channels = _channels(raw, path, listing)
-    labels = _labels(raw.get("labels"), path, listing)
+    plain, lists = split_labels(raw.get("labels"))
+    labels = _labels(plain, path, listing)
+    ignore = labels.pop(IGNORE, None)
+    if ignore is not None and (ignore == 0 or len(labels) > MOST_CLASSES):
+        what = f"the label {IGNORE!r} is {ignore} beside {len(labels)} classes with the background"
+        listing.problem(what, path, f"give it a value of its own above 0, and at most {MOST_CLASSES} classes")
+    regions, order, wrong = parse_regions(raw, lists, labels)
+    for what, fix in wrong:
+        listing.problem(what, path, fix)
     if len(listing.problems) > before:
         return None
     name = str(raw.get("name") or path.parent.name)
     licence = str(raw.get("licence") or raw.get("license") or "")
-    return DatasetFacts(name, channels, labels, str(raw.get("description") or ""), licence)
+    about = str(raw.get("description") or "")
+    return DatasetFacts(name, channels, labels, about, licence, regions, order, ignore)
 
 
 def _channels(raw: Mapping[str, Any], path: Path, listing: Listing) -> tuple[str, ...]:
@@ -200,7 +233,7 @@ def _labels(found: Any, path: Path, listing: Listing) -> dict[str, int]:
     wrong = [f"{name}: {value!r}" for name, value in pairs if not _is_label_value(value)]
     if not pairs or wrong:
         what = f"labels are {wrong or found!r}, expected one whole number from 0 to 65535 for each name"
-        fix = 'write "labels": {"0": "background", "1": "..."}; regions (lists of values) are not supported'
+        fix = 'write "labels": {"0": "background", "1": "..."}'
         listing.problem(what, path, fix)
         return {}
     for kind, counts in (
@@ -212,10 +245,6 @@ def _labels(found: Any, path: Path, listing: Listing) -> dict[str, int]:
             listing.problem(
                 f"labels give the {kind} {twice} twice", path, "give each class one name and value"
             )
-    if "ignore" in dict(pairs):
-        listing.problem(
-            "the label 'ignore' is not supported", path, "relabel these voxels and drop the entry"
-        )
     if 0 not in dict(pairs).values():
         pairs.append(("background", 0))
     return dict(sorted(pairs, key=lambda pair: int(pair[1])))

@@ -21,7 +21,7 @@ def read_dicom_series(folder: Path, digest: Digest | None = None) -> StoredImage
     """Reads a series; each slice is scaled by its own rescale slope and intercept.
 
     Args:
-        folder: Holds the slices of one series.
+        folder: Holds the slices of one series; or `FOLDER#UID`, see `list_slices`.
         digest: Is given the bytes of all slices, in the order of their names.
 
     Returns:
@@ -32,9 +32,8 @@ def read_dicom_series(folder: Path, digest: Digest | None = None) -> StoredImage
         ImageFileError: As for `list_slices`; or voxels are missing, damaged or compressed in an unknown way.
     """
     slices = list_slices(folder)
-    by_name = sorted(slices, key=lambda item: item.path.name)
-    planes = {item.path: _read_plane(item, digest) for item in by_name}
-    stack = np.stack([planes[item.path] for item in slices])
+    stored = {path: _read_pixels(path, digest) for path in sorted({item.path for item in slices})}
+    stack = np.stack([_rescale(stored[item.path][item.frame or 0], item.rescale) for item in slices])
     if stack.dtype.kind == "f":
         stack = stack.astype(np.float32, copy=False)  # int32 and float32 slices make float64 ones
     return StoredImage(stack.transpose(2, 1, 0)[np.newaxis], _affine(slices))
@@ -51,19 +50,22 @@ def _affine(slices: Sequence[DicomSlice]) -> Affine:
     return affine_from_lps(columns, first.position_lps)
 
 
-def _read_plane(item: DicomSlice, digest: Digest | None) -> NDArray[Any]:
-    """Scaled voxels of one slice, (rows, columns)."""
-    contents = read_contents(item.path, digest)
+def _read_pixels(path: Path, digest: Digest | None) -> NDArray[Any]:
+    """Stored values of one file, (frames, rows, columns)."""
+    contents = read_contents(path, digest)
     try:
         dataset = pydicom.dcmread(BytesIO(contents))
-        _require_all_voxels(dataset, item.path)
-        stored = dataset.pixel_array
-        slope = float(dataset.get("RescaleSlope") or 1)
-        intercept = float(dataset.get("RescaleIntercept") or 0)
+        _require_all_voxels(dataset, path)
+        return dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     except DAMAGED as error:
         what = f"the voxels cannot be read: {error}"
         fix = f"{COPY_AGAIN}; a compressed series: decompress it (gdcmconv --raw), or convert it to .nii.gz"
-        raise ImageFileError("unreadable", what, item.path, fix) from error
+        raise ImageFileError("unreadable", what, path, fix) from error
+
+
+def _rescale(stored: NDArray[Any], rescale: tuple[float, float]) -> NDArray[Any]:
+    """Scaled voxels of one slice, (rows, columns)."""
+    slope, intercept = rescale
     if (slope, intercept) == (1, 0):
         return stored
     scaled = stored * slope + intercept
@@ -75,7 +77,8 @@ def _read_plane(item: DicomSlice, digest: Digest | None) -> NDArray[Any]:
 
 def _require_all_voxels(dataset: pydicom.Dataset, path: Path) -> None:
     """Compares the length of uncompressed voxels with what the header promises."""
-    needed = dataset.Rows * dataset.Columns * (dataset.BitsAllocated // 8)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    needed = frames * dataset.Rows * dataset.Columns * (dataset.BitsAllocated // 8)
     found = len(dataset.PixelData)
     if not dataset.file_meta.TransferSyntaxUID.is_compressed and found < needed:
         what = f"the file holds {found} bytes of voxels, its header promises {needed}"

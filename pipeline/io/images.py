@@ -1,7 +1,9 @@
 """The door to images of every format: what stands above reads and writes voxels and knows no format.
 
-A folder is a DICOM series; a file is what its suffix says. Pictures (PNG, TIFF, JPEG) are volumes of one
-slice: X is the column, Y the row, the affine is the identity, so that 1 mm stands for 1 pixel.
+A folder is a DICOM series, `FOLDER#UID` one of several in it; a file is what its suffix says. Pictures (PNG, TIFF,
+JPEG, GIF) are volumes of one slice, a TIFF of several pages is one of several: X is the column, Y the row, the affine
+is the identity, so that 1 mm stands for 1 pixel. `FILE.h5#NAME` is a data set of an HDF5 file, `FILE.h5#NAME[3]` one
+entry of a stack.
 """
 
 from __future__ import annotations
@@ -14,7 +16,21 @@ import numpy as np
 
 from pipeline.errors import ImageFileError, SegtrailError
 from pipeline.io import nifti
-from pipeline.io.stored import Digest, StoredImage, count_not_finite, to_label_map
+from pipeline.io.image_names import (
+    HDF5_SUFFIXES,
+    IMAGE_SUFFIXES,
+    METAIMAGE_SUFFIXES,
+    MGH_SUFFIXES,
+    NIFTI_SUFFIXES,
+    NRRD_SUFFIXES,
+    PAIR_SUFFIXES,
+    PICTURE_SUFFIXES,
+    TIFF_SUFFIXES,
+    file_of,
+    image_stem,
+    image_suffix,
+)
+from pipeline.io.stored import Digest, StoredImage, count_not_finite, round_labels, to_label_map
 from pipeline.volume import SAME_GRID_MM, LabelMap, Volume, axis_codes, corner_distance_mm
 
 __all__ = [
@@ -23,24 +39,23 @@ __all__ = [
     "PICTURE_SUFFIXES",
     "StoredImage",
     "count_not_finite",
+    "file_of",
     "find_images",
     "image_stem",
     "image_suffix",
     "is_colour_picture",
+    "is_series",
     "load_label_map",
     "load_volume",
     "prediction_suffix",
     "read_image_file",
+    "round_labels",
     "save_instance_map",
     "save_label_map",
     "to_label_map",
 ]
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-METAIMAGE_SUFFIXES = (".mhd", ".mha")
-PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 COLOURS = ("R", "G", "B")  # channel names of a picture in colours
-IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *PICTURE_SUFFIXES, *METAIMAGE_SUFFIXES)
 
 Reader = Callable[[Path, Digest | None], StoredImage]
 
@@ -49,7 +64,7 @@ def load_volume(paths: Sequence[Path]) -> Volume:
     """Reads one image: one file a channel, or one file with all channels.
 
     Args:
-        paths: Files, or folders of a DICOM series each, in the order of the channels.
+        paths: Files, data sets of HDF5 files, or folders of a DICOM series each, in the order of the channels.
 
     Returns:
         (C, X, Y, Z): integers as stored when nothing scales them to fractions, otherwise float32. A 2D image
@@ -76,7 +91,7 @@ def load_label_map(path: Path) -> LabelMap:
     """Reads a label map or an instance map.
 
     Returns:
-        Integer labels (X, Y, Z); see `pipeline.io.stored.to_label_map`.
+        Integer labels (X, Y, Z); see `pipeline.io.stored.round_labels`.
 
     Raises:
         SegtrailError: As for `load_volume`; or several channels, or values that are not whole numbers.
@@ -88,8 +103,9 @@ def read_image_file(path: Path) -> tuple[StoredImage, str]:
     """Reads one file, or one folder of a DICOM series, once.
 
     Returns:
-        The voxels; and the sha256 (hex) of all bytes they come from: of a `.mhd` the header, then the data
-        file; of a DICOM series its slices in the order of their names.
+        The voxels; and the sha256 (hex) of all bytes they come from: of a header (`.mhd`, `.nhdr`, `.hdr`) its own,
+        then those of the data file; of a DICOM series its slices in the order of their names; of an HDF5 data set
+        its name, type, geometry and voxels.
 
     Raises:
         ImageFileError: The image cannot be read.
@@ -120,22 +136,14 @@ def save_instance_map(instances: LabelMap, path: Path, like: Path | None = None)
     _save(instances, path, like, 16)
 
 
-def image_suffix(path: Path) -> str:
-    """Suffix of IMAGE_SUFFIXES that a file's name ends in, in any case; "" when it is none of them."""
-    name = path.name.lower()
-    return next((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), "")
-
-
-def image_stem(path: Path) -> str:
-    """Name of a file without its image suffix, or of a folder."""
-    if path.is_dir():
-        return path.resolve().name  # "." has a name too
-    return path.name[: len(path.name) - len(image_suffix(path))]
-
-
 def prediction_suffix(images: Sequence[Path]) -> str:
-    """Suffix of what is predicted for an image: `.png` for a picture, otherwise `.nii.gz`."""
-    return ".png" if image_suffix(images[0]) in PICTURE_SUFFIXES else ".nii.gz"
+    """Suffix of what is predicted for an image: `.png` for a picture of one page, otherwise `.nii.gz`."""
+    suffix = image_suffix(images[0])
+    if suffix in TIFF_SUFFIXES:
+        from pipeline.io.raster import is_stack
+
+        return ".nii.gz" if is_stack(images[0]) else ".png"
+    return ".png" if suffix in PICTURE_SUFFIXES else ".nii.gz"
 
 
 def is_colour_picture(path: Path) -> bool:
@@ -147,15 +155,34 @@ def is_colour_picture(path: Path) -> bool:
     return is_colour(path)
 
 
+def is_series(path: Path) -> bool:
+    """Whether a path stands for a DICOM series: its folder, or `FOLDER#UID` of one among several."""
+    folder, mark, _ = path.name.rpartition("#")
+    return path.is_dir() or (bool(mark) and path.with_name(folder or ".").is_dir())
+
+
 def find_images(folder: Path) -> Iterator[Path]:
-    """Image files and folders of DICOM series below a folder, itself included, by path; hidden ones left out."""
+    """Image files and folders of DICOM series below a folder, itself included, by path.
+
+    Hidden ones are left out, and so is the second half of a `.hdr`/`.img` pair. Of an HDF5 file only the file is
+    listed.
+    """
     from pipeline.io.dicom_slices import is_dicom_series
 
     for path in (folder, *sorted(folder.rglob("*"))):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if is_dicom_series(path) or (image_suffix(path) and path.is_file()):
+        if is_dicom_series(path) or (image_suffix(path) and path.is_file() and not _is_second_half(path)):
             yield path
+
+
+def _is_second_half(path: Path) -> bool:
+    if image_suffix(path) not in PAIR_SUFFIXES:
+        return False
+    from pipeline.io.nifti_reading import halves_of
+
+    header, data = halves_of(path)
+    return path == data and header.exists()
 
 
 def _save(label_map: LabelMap, path: Path, like: Path | None, bits: int) -> None:
@@ -170,12 +197,12 @@ def _save(label_map: LabelMap, path: Path, like: Path | None, bits: int) -> None
 
 def _reader(path: Path) -> Reader:
     """The reader of a path's format; the libraries of the other formats are not imported."""
-    if path.is_dir():
+    if is_series(path):
         from pipeline.io.dicom import read_dicom_series
 
         return read_dicom_series
     suffix = image_suffix(path)
-    if suffix in NIFTI_SUFFIXES:
+    if suffix in NIFTI_SUFFIXES or suffix in PAIR_SUFFIXES:
         from pipeline.io.nifti_reading import read_nifti
 
         return read_nifti
@@ -183,6 +210,18 @@ def _reader(path: Path) -> Reader:
         from pipeline.io.metaimage import read_metaimage
 
         return read_metaimage
+    if suffix in NRRD_SUFFIXES:
+        from pipeline.io.nrrd import read_nrrd
+
+        return read_nrrd
+    if suffix in MGH_SUFFIXES:
+        from pipeline.io.mgh import read_mgh
+
+        return read_mgh
+    if suffix in HDF5_SUFFIXES:
+        from pipeline.io.hdf5 import read_hdf5
+
+        return read_hdf5
     if suffix in PICTURE_SUFFIXES:
         from pipeline.io.raster import read_picture
 

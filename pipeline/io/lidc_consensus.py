@@ -7,17 +7,14 @@ through others; its mask = the voxels inside the masks of at least `agreement` o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.io.consensus import Voxels, agreeing_voxels, mean_pairwise_dice
 from pipeline.io.lidc_xml import Contour, Mark
-
-Voxels = NDArray[np.int64]  # places in the flattened (X, Y, Z) image, each once, rising
 
 
 @dataclass(frozen=True)
@@ -33,14 +30,11 @@ class Nodule:
     @property
     def agreement(self) -> float:
         """Mean Dice of each two readers' masks; NaN with one reader."""
-        pairs = list(combinations(self.masks.values(), 2))
-        dice = [2 * np.intersect1d(a, b, assume_unique=True).size / (a.size + b.size) for a, b in pairs]
-        return sum(dice) / len(dice) if dice else math.nan
+        return mean_pairwise_dice(list(self.masks.values()))
 
     def consensus(self, agreement: int) -> Voxels:
         """Voxels that at least so many readers drew; there may be none."""
-        voxels, counts = np.unique(np.concatenate(list(self.masks.values())), return_counts=True)
-        return voxels[counts >= agreement]
+        return agreeing_voxels(list(self.masks.values()), agreement)
 
 
 def draw_mark(mark: Mark, slices: Sequence[int | None], shape: tuple[int, ...]) -> Voxels:

@@ -59,10 +59,12 @@ class Reading:
     Attributes:
         series_uid: Series Instance UID of the scan.
         marks: Of all readers.
+        readers: Their number; who marked nothing counts too.
     """
 
     series_uid: str
     marks: tuple[Mark, ...]
+    readers: int
 
 
 def load_reading(path: Path) -> Reading | None:
@@ -84,7 +86,7 @@ def load_reading(path: Path) -> Reading | None:
     try:
         sessions = root.findall("{*}readingSession")
         marks = [mark for reader, session in enumerate(sessions) for mark in _marks(session, reader)]
-        return Reading(_text(root, "{*}ResponseHeader/{*}SeriesInstanceUid"), tuple(marks))
+        return Reading(_text(root, "{*}ResponseHeader/{*}SeriesInstanceUid"), tuple(marks), len(sessions))
     except (ValueError, LookupError, OverflowError) as error:
         raise ImageFileError("xml_malformed", f"the XML makes no sense: {error}", path, FIX) from error
 

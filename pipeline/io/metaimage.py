@@ -25,6 +25,7 @@ from pipeline.io.stored import (
     affine_from_lps,
     read_contents,
     require_image,
+    to_native,
 )
 from pipeline.volume import Affine
 
@@ -180,8 +181,7 @@ def _voxels(
         what = f"there are {len(data)} bytes of voxels, the header promises {needed}"
         raise ImageFileError(code, what, data_path, COPY_AGAIN)
     stored = np.frombuffer(data, dtype).reshape(shape, order="F")
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, and is refused as such
-        return stored.astype(np.float32 if dtype.kind == "f" else dtype.newbyteorder("="), order="K")
+    return to_native(stored)
 
 
 def _inflate(data: bytes, promised: str, path: Path) -> bytes:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
-import zlib
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.nifti1 import Nifti1PairHeader
+from nibabel.nifti2 import Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from pipeline.cases import Finding
 from pipeline.errors import ImageFileError
-from pipeline.io.stored import COPY_AGAIN, Digest, StoredImage, read_contents, require_image
+from pipeline.io.stored import (
+    COPY_AGAIN,
+    ORIENTATION_UNKNOWN,
+    Digest,
+    StoredImage,
+    find_spacing_conflict,
+    inflate_gzip,
+    read_contents,
+    require_image,
+    to_native,
+)
 from pipeline.volume import Affine, corner_distance_mm
 
 Header = Any  # nibabel.Nifti1Header or Nifti2Header, which carry no types
 
+SINGLE_HEADERS: tuple[Any, Any] = (nibabel.Nifti1Header, nibabel.Nifti2Header)
+PAIR_HEADERS: tuple[Any, Any] = (Nifti1PairHeader, Nifti2PairHeader)
+HALF = re.compile(r"\.(hdr|img)(\.gz|)$", re.IGNORECASE)
+NO_FORM = Finding(
+    ORIENTATION_UNKNOWN,
+    "the header has a voxel size but no orientation (sform_code and qform_code are 0); axes are taken as LAS",
+    fatal=False,
+)
+ANALYZE_BYTES = 348  # of a header file, and the first number in it
 FOREIGN_UNITS = {1: "metres", 3: "micrometres"}  # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON
 
 _QUIET = logging.getLogger("segtrail.nifti")  # nibabel tells of every header that it mends
@@ -28,13 +50,13 @@ _QUIET.propagate = False
 
 
 def read_nifti(path: Path, digest: Digest | None = None) -> StoredImage:
-    """Reads a `.nii` or `.nii.gz` file (NIfTI-1 or NIfTI-2, either byte order).
+    """Reads a `.nii` or `.nii.gz` file, or a pair of `.hdr` and `.img` (NIfTI-1 or NIfTI-2, either byte order).
 
     Whether the bytes are gzip is seen from the bytes, not from the name.
 
     Args:
-        path: The file.
-        digest: Is given the bytes too.
+        path: The file; of a pair either half.
+        digest: Is given the bytes too, of a pair those of the header first.
 
     Returns:
         The affine is the sform if coded, else the qform, else spacing about the centre.
@@ -42,35 +64,72 @@ def read_nifti(path: Path, digest: Digest | None = None) -> StoredImage:
     Raises:
         ImageFileError: The file is missing, or is not one whole and sane NIfTI image.
     """
-    raw = _inflate(read_contents(path, digest), path)
-    header = parse_header(raw, path)
-    shape = voxel_shape(header, path)
-    affine, conflict = _affine(header, shape, path)
-    return StoredImage(np.moveaxis(_voxels(raw, header, shape, path), -1, 0), affine, conflict)
+    header_path, data_path = halves_of(path)
+    raw = inflate_gzip(read_contents(header_path, digest), header_path)
+    header = parse_header(raw, header_path, paired=data_path != header_path)
+    shape = voxel_shape(header, header_path)
+    affine, conflict = _affine(header, shape, header_path)
+    remarks = (*_find_remarks(raw, header, affine), *_dropped_axes(header, shape))
+    if data_path != header_path:
+        raw = inflate_gzip(read_contents(data_path, digest), data_path)
+        require_image(raw, data_path)
+    voxels = np.moveaxis(_voxels(raw, header, shape, data_path), -1, 0)
+    return StoredImage(voxels, affine, conflict, remarks)
 
 
-def _inflate(contents: bytes, path: Path) -> bytes:
-    if contents[:2] != b"\x1f\x8b":
-        return contents
-    try:
-        return gzip.decompress(contents)  # reads to the end of every member: length and CRC are compared
-    except EOFError as error:
-        what = f"the gzip stream is cut off after {len(contents)} bytes"
-        raise ImageFileError("truncated", what, path, COPY_AGAIN) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ImageFileError("corrupt", f"the gzip stream is damaged: {error}", path, COPY_AGAIN) from error
+def _dropped_axes(header: Header, shape: tuple[int, int, int, int]) -> tuple[Finding, ...]:
+    """Tells of axes of length 1 beyond the third, which hold nothing."""
+    there, taken = header.get_data_shape(), shape if shape[3] > 1 else shape[:3]
+    if len(there) <= len(taken):
+        return ()
+    before, after = (" x ".join(map(str, axes)) for axes in (there, taken))
+    what = f"shape is {before}, taken as {after}"
+    return (Finding("axis_dropped", what, fatal=False, measured=before, limit=after, fixed=True),)
 
 
-def parse_header(raw: bytes, path: Path) -> Header:
+def _find_remarks(raw: bytes, header: Header, affine: Affine) -> tuple[Finding, ...]:
+    if header["qform_code"]:
+        return ()  # it is compared with the sform as a whole
+    if not header["sform_code"]:
+        return (NO_FORM,)
+    stored = type(header)(
+        raw[: header.sizeof_hdr], check=False
+    )  # nibabel has mended sizes of 0 to 1 in the other
+    return find_spacing_conflict(affine, np.abs(stored["pixdim"][1:4]).tolist())
+
+
+def halves_of(path: Path) -> tuple[Path, Path]:
+    """Files of header and voxels: the same one, unless the name is one of a `.hdr`/`.img` pair."""
+    match = HALF.search(path.name)
+    if match is None:
+        return path, path
+    stem, half, gz = path.name[: match.start()], match[1], match[2]
+    other = {"hdr": "img", "img": "hdr"}[half.lower()]
+    other = other.upper() if half.isupper() else other
+    partner = next(
+        (found for end in (gz, ".gz", "") if (found := path.with_name(f"{stem}.{other}{end}")).exists()),
+        path.with_name(f"{stem}.{other}{gz}"),
+    )
+    return (path, partner) if half.lower() == "hdr" else (partner, path)
+
+
+def parse_header(raw: bytes, path: Path, paired: bool = False) -> Header:
     """Takes the first bytes of an unpacked NIfTI file as its header.
+
+    Args:
+        raw: The bytes.
+        path: The file, for messages.
+        paired: Whether the voxels lie in a file of their own.
 
     Raises:
         ImageFileError: They are no NIfTI header, or a damaged one.
     """
-    if raw[344:348] == b"n+1\0":
-        header: Header = nibabel.Nifti1Header(raw[:348], check=False)  # type: ignore[no-untyped-call]
-    elif raw[4:8] == b"n+2\0" and len(raw) >= 540:
-        header = nibabel.Nifti2Header(raw[:540], check=False)  # type: ignore[no-untyped-call]
+    marks = (b"ni1\0", b"ni2\0") if paired else (b"n+1\0", b"n+2\0")
+    first, second = PAIR_HEADERS if paired else SINGLE_HEADERS
+    if raw[344:348] == marks[0]:
+        header: Header = first(raw[:348], check=False)
+    elif raw[4:8] == marks[1] and len(raw) >= 540:
+        header = second(raw[:540], check=False)
     else:
         require_image(raw, path)
         raise _foreign(raw, path)
@@ -91,11 +150,18 @@ def parse_header(raw: bytes, path: Path) -> Header:
 
 
 def _foreign(raw: bytes, path: Path) -> ImageFileError:
-    if raw[344:348] == b"ni1\0":
-        what, fix = "the file is one half of a .hdr/.img pair", "convert the pair to one .nii.gz file"
-    else:
-        what, fix = f"the file is not NIfTI (it starts with {raw[:8]!r})", "convert it to .nii.gz"
-    return ImageFileError("unreadable", what, path, fix)
+    if raw[344:347] in (b"ni1", b"n+1") or raw[4:7] in (b"ni2", b"n+2"):
+        what = "the file is one half of a .hdr/.img pair, or a whole NIfTI image, against its name"
+        return ImageFileError("unreadable", what, path, "convert it to one .nii.gz file")
+    if len(raw) == ANALYZE_BYTES and raw[:4] in (
+        struct.pack("<i", ANALYZE_BYTES),
+        struct.pack(">i", ANALYZE_BYTES),
+    ):
+        what = "the header is Analyze 7.5, which has no orientation: left and right cannot be told apart"
+        fix = "convert it to .nii.gz with a program that knows how its scanner stored it"
+        return ImageFileError("geometry_invalid", what, path, fix)
+    what = f"the file is not NIfTI (it starts with {raw[:8]!r})"
+    return ImageFileError("unreadable", what, path, "convert it to .nii.gz")
 
 
 def voxel_shape(header: Header, path: Path) -> tuple[int, int, int, int]:
@@ -152,8 +218,7 @@ def _voxels(raw: bytes, header: Header, shape: tuple[int, ...], path: Path) -> N
         ) from error
     stored = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape, order="F")
     if slope is None or (slope == 1 and inter in (0, None)):
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, and is refused as such
-            return stored.astype(np.float32 if dtype.kind == "f" else dtype.newbyteorder("="), order="K")
+        return to_native(stored)
     scaled = np.empty(shape, np.float32, order="F")
     for z in range(shape[2]):  # slice by slice: the float64 in between stays small
         scaled[:, :, z] = stored[:, :, z].astype(np.float64) * slope + (inter or 0.0)

@@ -1,7 +1,8 @@
-"""Pictures (PNG, TIFF, JPEG) as volumes of one slice, and label maps as PNG.
+"""Pictures (PNG, TIFF, JPEG, GIF) as volumes of one slice, and label maps as PNG.
 
 X is the column, Y the row, counted from the upper left corner; the affine is the identity: 1 mm stands for
-1 pixel. A rotation noted in a JPEG's camera data (EXIF) is not applied.
+1 pixel. The pages of a TIFF are the slices of a volume, as microscopes write them. A rotation noted in a JPEG's
+camera data (EXIF) is not applied.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.errors import ImageFileError, SegtrailError
 from pipeline.io.stored import COPY_AGAIN, Digest, StoredImage, read_contents, require_image, write_whole
+from pipeline.io.tiff_pages import count_slices
 
-FORMATS = ("PNG", "TIFF", "JPEG")
+FORMATS = ("PNG", "TIFF", "JPEG", "GIF")
 # What becomes of Pillow's modes; "" is taken as it is.
 MODES = {
     **dict.fromkeys(("1", "L", "I", "F", "RGB", "I;16", "I;16B", "I;16L", "I;16N"), ""),
@@ -31,23 +33,25 @@ DAMAGED = (
     Image.DecompressionBombError,
 )
 
+BITS_PER_SAMPLE = 258  # tag of a TIFF
 CUT = ("truncated", "incomplete", "png file (chunk")  # in what Pillow says of a file that ends too early
 
 
 def read_picture(path: Path, digest: Digest | None = None) -> StoredImage:
-    """Reads a picture.
+    """Reads a picture, or a TIFF of several pages.
 
     Args:
-        path: PNG, TIFF or JPEG; which of them is seen from the bytes.
+        path: PNG, TIFF, JPEG or GIF; which of them is seen from the bytes.
         digest: Is given the bytes too.
 
     Returns:
-        (C, X, Y, 1): 1 channel for grey (8, 16 or 32 bits as stored; 1 bit as 0 and 1), 3 for colours and
-        palettes; an alpha channel is dropped. Affine: the identity.
+        (C, X, Y, Z): 1 channel for grey (8, 16 or 32 bits as stored; 1 bit as 0 and 1) and for palettes of greys
+        alone, 3 for colours and other palettes; an alpha channel is dropped. Z is 1, or the number of pages.
+        Affine: the identity.
 
     Raises:
-        ImageFileError: The file is missing, cut off or damaged, has several pages, or colours of another kind
-            than 8-bit RGB.
+        ImageFileError: The file is missing, cut off or damaged, has colours of another kind than 8-bit RGB, or
+            pages that are no slices of one volume (a film, channels or time points, several sizes).
     """
     contents = read_contents(path, digest)
     require_image(contents, path)
@@ -55,24 +59,35 @@ def read_picture(path: Path, digest: Digest | None = None) -> StoredImage:
         with Image.open(BytesIO(contents), formats=FORMATS) as image:
             image.verify()  # the checksums of a PNG, to its last byte; it cannot be used afterwards
         with Image.open(BytesIO(contents), formats=FORMATS) as image:
-            _require_one_plain_page(image, path)
-            image.load()
-            pixels = np.array(image.convert(MODES[image.mode]) if MODES[image.mode] else image)
+            pages = [_read_page(image, index, path) for index in range(count_slices(image, contents, path))]
     except UnidentifiedImageError as error:
-        what = f"the file is no whole PNG, TIFF or JPEG (it starts with {contents[:8]!r})"
+        what = f"the file is no whole PNG, TIFF, JPEG or GIF (it starts with {contents[:8]!r})"
         raise ImageFileError("unreadable", what, path, COPY_AGAIN) from error
     except DAMAGED as error:
         cut = any(word in str(error).lower() for word in CUT)
         code = "truncated" if cut else "corrupt"
         raise ImageFileError(code, f"the picture is damaged: {error}", path, COPY_AGAIN) from error
-    return StoredImage(_to_volume(pixels), np.eye(4))
+    if len({(page.shape, page.dtype) for page in pages}) > 1:
+        kinds = ", ".join(sorted({f"{page.shape[1]} x {page.shape[0]} {page.dtype}" for page in pages}))
+        what = f"the {len(pages)} pages are of several kinds ({kinds}), expected the slices of one volume"
+        raise ImageFileError("shape_invalid", what, path, "store each page as a file of its own")
+    return StoredImage(_to_volume(np.stack(pages)), np.eye(4))
 
 
 def is_colour(path: Path) -> bool:
     """Whether a picture has colours, as its first bytes say; False when they cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return MODES.get(image.mode) == "RGB" or image.mode == "RGB"
+            return _target_mode(image) == "RGB" or image.mode == "RGB"
+    except DAMAGED:
+        return False
+
+
+def is_stack(path: Path) -> bool:
+    """Whether a picture has several pages; False when they cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return getattr(image, "n_frames", 1) > 1
     except DAMAGED:
         return False
 
@@ -115,15 +130,27 @@ def write_drawing(pixels: NDArray[np.uint8], path: Path) -> None:
     write_whole(buffer.getvalue(), path)
 
 
-def _require_one_plain_page(image: Image.Image, path: Path) -> None:
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1:
-        what = f"the file has {pages} pages, expected 1"
-        fix = "store each page as a file of its own, or the stack as a .nii.gz volume"
-        raise ImageFileError("shape_invalid", what, path, fix)
-    deep = image.mode in ("RGB", "RGBA") and "16" in _stored_mode(
-        image
-    )  # Pillow would drop half of each number
+def _read_page(image: Image.Image, index: int, path: Path) -> NDArray[Any]:
+    """(rows, columns[, 3])."""
+    if index:
+        image.seek(index)
+    _require_plain(image, path)
+    image.load()
+    mode = _target_mode(image)
+    return np.array(image.convert(mode) if mode else image)
+
+
+def _target_mode(image: Image.Image) -> str:
+    """The mode to convert to; "" = none."""
+    palette = image.getpalette("RGB") if image.mode == "P" else None
+    if palette and palette[::3] == palette[1::3] == palette[2::3]:
+        return "L"
+    return MODES.get(image.mode, "")
+
+
+def _require_plain(image: Image.Image, path: Path) -> None:
+    # Pillow would drop half of each number
+    deep = image.mode in ("RGB", "RGBA") and ("16" in _stored_mode(image) or _bits_a_sample(image) > 8)
     if deep or image.mode not in MODES:
         kind = "16 bits a colour" if deep else f"mode {image.mode}"
         what = f"the picture has {kind}, expected grey of up to 32 bits or RGB of 8"
@@ -136,9 +163,15 @@ def _stored_mode(image: Image.Image) -> str:
     return arguments[0] if isinstance(arguments, tuple) and arguments else str(arguments)
 
 
-def _to_volume(pixels: NDArray[Any]) -> NDArray[Any]:
-    """(rows, columns[, C]) as (C, X, Y, 1) in native byte order."""
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
-    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    return native.reshape(*native.shape[:2], -1).transpose(2, 1, 0)[..., np.newaxis]
+def _bits_a_sample(image: Image.Image) -> int:
+    """As a TIFF's header says; 0 for other formats. Of colours stored plane by plane the mode says nothing."""
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (0,))
+    return max(bits) if isinstance(bits, tuple) else int(bits)
+
+
+def _to_volume(pages: NDArray[Any]) -> NDArray[Any]:
+    """(pages, rows, columns[, C]) as (C, X, Y, Z) in native byte order."""
+    if pages.dtype == bool:
+        pages = pages.astype(np.uint8)
+    native = pages.astype(pages.dtype.newbyteorder("="), copy=False)
+    return native.reshape(*native.shape[:3], -1).transpose(3, 2, 1, 0)

@@ -1,4 +1,4 @@
-"""References that a layout derives: objects drawn, listed or contoured become label and instance maps."""
+"""References that a layout derives: what is drawn, listed or contoured becomes label and instance maps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cases import Finding
+from pipeline.config import InspectParams
 from pipeline.io.stored import StoredImage
 from pipeline.objects import ObjectRow
+from pipeline.reader_rows import ReaderRow
 
 OBJECT = 1  # value of the one class of these layouts
 SHOWN = 5  # problems of one kind that a reason lists
@@ -34,22 +36,25 @@ class Piece:
 
 @dataclass(frozen=True)
 class References:
-    """The reference of one case, on the grid of its image.
+    """The reference of one case, on the grid of its image; neither map when a finding is fatal.
 
     Attributes:
-        instances: (X, Y, Z) ids 1..n, 0 is background; None when a finding is fatal. Its voxels above 0 are
-            the label map, of class 1.
+        instances: (X, Y, Z) ids 1..n, 0 is background; None where there are no single objects.
+        label: (X, Y, Z) label values; None = class 1 wherever `instances` is above 0.
         objects: A row an annotated object; None = what the maps show.
         findings: What is wrong.
+        readers: How far several readers agree; empty where there was one, or nothing is known of them.
     """
 
-    instances: NDArray[np.integer[Any]] | None
+    instances: NDArray[np.integer[Any]] | None = None
+    label: NDArray[np.integer[Any]] | None = None
     objects: tuple[ObjectRow, ...] | None = None
     findings: tuple[Finding, ...] = ()
+    readers: tuple[ReaderRow, ...] = ()
 
 
-# Makes the reference of a case from its image, and the number of readers that must agree on a voxel.
-ReferenceBuilder = Callable[[StoredImage, int], References]
+# Makes the reference of a case from its image; of the params it takes how readers are brought to one.
+ReferenceBuilder = Callable[[StoredImage, InspectParams], References]
 
 
 def paint(pieces: Sequence[Piece], shape: tuple[int, ...]) -> tuple[NDArray[np.integer[Any]], list[int], int]:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from pipeline.cases import CaseRecord
+from pipeline.config import LAYOUTS, layout_names
 from pipeline.errors import SegtrailError, collect, unknown_name
 from pipeline.io.dataset import CASE_ID, DatasetFacts, Listing
-from pipeline.io.dsb2018 import list_dsb2018
-from pipeline.io.lidc import list_lidc
-from pipeline.io.luna16 import list_luna16
-from pipeline.io.msd import list_msd
 from pipeline.io.references import ReferenceBuilder
-from pipeline.io.table import list_table
 
-__all__ = ["LAYOUTS", "DatasetFacts", "RawDataset", "list_cases", "open_dataset"]
-
-LAYOUTS: Mapping[str, Callable[[Path], Listing]] = {
-    "msd": list_msd,
-    "table": list_table,
-    "dsb2018": list_dsb2018,
-    "luna16": list_luna16,
-    "lidc": list_lidc,
-}
+__all__ = ["DatasetFacts", "RawDataset", "list_cases", "open_dataset"]
 
 
 @dataclass(frozen=True)
@@ -54,18 +43,19 @@ def open_dataset(folder: Path, layout: str) -> RawDataset:
 
     Args:
         folder: Of the data set, relative to the project.
-        layout: A name of LAYOUTS.
+        layout: Name of a file in `pipeline/io/layouts`, the only one of them that is imported.
 
     Raises:
         SegtrailError: The layout is unknown, the folder or files are missing, tables or `dataset.json` are
             wrong, or a case_id is illegal or given twice; everything that is wrong at once.
     """
-    if layout not in LAYOUTS:
-        raise unknown_name("layout", layout, LAYOUTS, "params.yaml: inspect.layout")
+    if layout not in layout_names():
+        raise unknown_name("layout", layout, layout_names(), "params.yaml: inspect.layout")
     if not folder.is_dir():
         raise _missing_folder(folder)
-    listing = LAYOUTS[layout](folder)
+    listing: Listing = import_module(f"{LAYOUTS}.{layout}").list_dataset(folder)
     _check_case_ids(listing)
+    _check_paths(listing)
     if not listing.records and not listing.problems:
         listing.problem("the data set has no case", folder, "see data/README.md for the layout of a data set")
     if listing.facts is None or listing.problems:
@@ -94,3 +84,13 @@ def _check_case_ids(listing: Listing) -> None:
         if case_id and not CASE_ID.fullmatch(case_id):
             what = f"the case_id {case_id!r} cannot be a file name"
             listing.problem(what, str(listing.folder), "use letters, digits, dot, dash and underscore")
+
+
+def _check_paths(listing: Listing) -> None:
+    """Refuses names that `cases.csv` cannot hold: it joins images by ";"."""
+    for record in listing.records:
+        for path in (*record.images, record.label, record.instances):
+            shown = path.encode("utf-8", "replace").decode()
+            if ";" in path or shown != path:
+                why = "has ';' in its name" if shown == path else "has a name that is not UTF-8"
+                listing.problem(f"{shown} {why}", f"case {record.case_id}", "rename the file or folder")

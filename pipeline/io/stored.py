@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cases import Finding
 from pipeline.errors import ImageFileError, SegtrailError
-from pipeline.volume import Affine, LabelMap
+from pipeline.volume import Affine, LabelMap, spacing_mm
 
+GZIP = b"\x1f\x8b"
+ORIENTATION_UNKNOWN = "orientation_unknown"
 COPY_AGAIN = "copy or download the file again"
-LABEL_TOLERANCE = 1e-5  # header scaling stores 1 as 0.99999997; interpolation leaves far larger fractions
+# Header scaling stores 1 as 0.99999997, arithmetic in float32 as 1.0001; interpolation leaves far larger fractions.
+LABEL_TOLERANCE = 1e-3
+SAME_SIZE = 0.01  # share by which rounding in a header may change a voxel size
 LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.int64)
 
 
@@ -28,11 +35,13 @@ class StoredImage:
         affine: (4, 4) to RAS+ mm.
         form_conflict_mm: How far apart the two affines of a NIfTI header (sform, qform) lay the corners;
             readers disagree which one counts. 0 in every other format.
+        remarks: What the reader had to take for granted, for inspection to tell; none is fatal.
     """
 
     array: NDArray[Any]
     affine: Affine
     form_conflict_mm: float = 0.0
+    remarks: tuple[Finding, ...] = ()
 
 
 def affine_from_lps(columns: NDArray[Any], origin: Sequence[float]) -> Affine:
@@ -47,6 +56,23 @@ def affine_from_lps(columns: NDArray[Any], origin: Sequence[float]) -> Affine:
     affine[:3, 3] = origin
     affine[:2] *= -1
     return affine + 0.0  # no negative zeros
+
+
+def find_spacing_conflict(affine: Affine, sizes_mm: Sequence[float]) -> tuple[Finding, ...]:
+    """Compares the voxel sizes that a header states with those of its affine, which are the ones that count.
+
+    Args:
+        affine: (4, 4), voxel index to mm.
+        sizes_mm: Along X, Y, Z as stated; 0 = not stated.
+    """
+    own = spacing_mm(affine)
+    if all(
+        size == 0 or abs(size - mine) <= SAME_SIZE * mine for size, mine in zip(sizes_mm, own, strict=True)
+    ):
+        return ()
+    stated, used = (" x ".join(f"{size:.4g}" for size in sizes) for sizes in (sizes_mm, own))
+    what = f"the header states voxels of {stated} mm, its affine says {used} mm; the affine is used"
+    return (Finding("spacing_conflict", what, fatal=False),)
 
 
 class Digest(Protocol):
@@ -76,6 +102,30 @@ def read_contents(path: Path, digest: Digest | None = None) -> bytes:
     if digest is not None:
         digest.update(contents)
     return contents
+
+
+def inflate_gzip(contents: bytes, path: Path) -> bytes:
+    """Undoes gzip; bytes that are not gzip stay as they are.
+
+    Raises:
+        ImageFileError: The stream is cut off, or its length or CRC is not what it says.
+    """
+    if contents[:2] != GZIP:
+        return contents
+    try:
+        return gzip.decompress(contents)  # reads to the end of every member: length and CRC are compared
+    except EOFError as error:
+        what = f"the gzip stream is cut off after {len(contents)} bytes"
+        raise ImageFileError("truncated", what, path, COPY_AGAIN) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ImageFileError("corrupt", f"the gzip stream is damaged: {error}", path, COPY_AGAIN) from error
+
+
+def to_native(stored: NDArray[Any]) -> NDArray[Any]:
+    """A writable copy in native byte order: integers as they are, floats as float32."""
+    dtype = stored.dtype
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, and is refused as such
+        return stored.astype(np.float32 if dtype.kind == "f" else dtype.newbyteorder("="), order="K")
 
 
 def require_image(contents: bytes, path: Path) -> None:
@@ -114,11 +164,16 @@ def write_whole(data: bytes, path: Path) -> None:
 
 
 def to_label_map(file: StoredImage, path: Path) -> LabelMap:
+    """The label map of `round_labels`."""
+    return round_labels(file, path)[0]
+
+
+def round_labels(file: StoredImage, path: Path) -> tuple[LabelMap, float]:
     """Takes a file's voxels as labels.
 
     Returns:
-        Integer labels (X, Y, Z). Floats that are whole numbers, up to the rounding of a header's scale
-        factor, become the smallest integer type that holds them.
+        Integer labels (X, Y, Z): floats that are whole numbers within LABEL_TOLERANCE become the smallest integer
+        type that holds them. And how far the furthest of them was from its whole number; 0 = nothing was rounded.
 
     Raises:
         ImageFileError: There are several channels, or values that are not whole numbers.
@@ -128,16 +183,20 @@ def to_label_map(file: StoredImage, path: Path) -> LabelMap:
         raise ImageFileError("label_channels", what, path, "store one class a voxel, without colours")
     array = file.array[0]
     if array.dtype.kind in "iu":
-        return LabelMap(array, file.affine)
+        return LabelMap(array, file.affine), 0.0
     rounded = np.rint(array)
     with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)  # NaN and Inf are wrong too
+        distance = np.abs(array - rounded)
+        wrong = ~(distance <= LABEL_TOLERANCE)  # NaN and Inf are wrong too
     if wrong.any():
-        what = f"{int(wrong.sum())} voxels of the label are not whole numbers, such as {array[wrong][0]:.6g}"
+        what = (
+            f"{int(wrong.sum())} voxels of the label are not whole numbers within {LABEL_TOLERANCE:g}, "
+            f"such as {array[wrong][0]:.6g}"
+        )
         raise ImageFileError(
             "label_not_integer", what, path, "resample labels by nearest neighbour, store integers"
         )
-    return LabelMap(to_smallest(rounded.astype(np.int64)), file.affine)
+    return LabelMap(to_smallest(rounded.astype(np.int64)), file.affine), float(distance.max(initial=0))
 
 
 def count_not_finite(array: NDArray[Any]) -> int:

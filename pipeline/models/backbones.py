@@ -42,7 +42,7 @@ class PyramidBackbone(nn.Module):
     ) -> None:
         super().__init__()
         if name not in BACKBONES:
-            raise unknown_name("backbone", name, BACKBONES, "params.yaml: train.maskrcnn.backbone")
+            raise unknown_name("backbone", name, BACKBONES, "params.yaml: train.<model>.backbone")
         norm: Callable[..., nn.Module] = (
             FrozenBatchNorm2d if frozen_norm else partial(nn.GroupNorm, NORM_GROUPS)
         )
@@ -96,25 +96,26 @@ class PyramidBackbone(nn.Module):
             raise SegtrailError(
                 f"these weights do not fit the backbone: {len(wrong)} tensors differ, such as {wrong[0]}",
                 where,
-                "give weights of the network that train.maskrcnn.backbone names",
+                "give weights of the network that the key backbone names",
             )
         self.body.load_state_dict(state)
 
 
-def load_backbone_weights(source: str, sha256: str, backbone: str) -> dict[str, torch.Tensor]:
+def load_backbone_weights(source: str, sha256: str, backbone: str, section: str) -> dict[str, torch.Tensor]:
     """Reads pre-trained weights.
 
     Args:
         source: "imagenet" (torchvision's own download, checked by torchvision) or a file.
         sha256: Of the file.
         backbone: One of BACKBONES.
+        section: Of params.yaml that says so, for errors.
 
     Raises:
         SegtrailError: There is no network, no such file, its checksum differs, or it is not safetensors.
     """
     if source == "imagenet":
-        return _download(backbone)
-    where = f"{source} (params.yaml: train.maskrcnn.backbone_weights)"
+        return _download(backbone, section)
+    where = f"{source} (params.yaml: {section}.backbone_weights)"
     try:
         data = Path(source).read_bytes()
     except OSError as error:
@@ -126,7 +127,7 @@ def load_backbone_weights(source: str, sha256: str, backbone: str) -> dict[str, 
         raise SegtrailError(
             f"the sha256 of the backbone's weights is {found}, expected {sha256}",
             where,
-            "get the file again, or correct train.maskrcnn.backbone_sha256",
+            f"get the file again, or correct {section}.backbone_sha256",
         )
     try:
         return safetensors.torch.load(data)
@@ -138,7 +139,7 @@ def load_backbone_weights(source: str, sha256: str, backbone: str) -> dict[str, 
         ) from error
 
 
-def _download(backbone: str) -> dict[str, torch.Tensor]:
+def _download(backbone: str, section: str) -> dict[str, torch.Tensor]:
     """ImageNet weights of torchvision, from its cache or its server; their names hold the start of the sha256."""
     weights = get_model_weights(backbone).DEFAULT
     name = weights.url.rsplit("/", 1)[-1]
@@ -155,7 +156,7 @@ def _download(backbone: str) -> dict[str, torch.Tensor]:
     except (OSError, RuntimeError) as error:
         raise SegtrailError(
             f"ImageNet weights of {backbone} cannot be had: {error}",
-            f"{weights.url} (params.yaml: train.maskrcnn.backbone_weights)",
+            f"{weights.url} (params.yaml: {section}.backbone_weights)",
             f"put {name} into {file.parent}, name a .safetensors file, or set backbone_weights: none",
         ) from error
     return state

@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 
 from pipeline.augmentation import AugmentationDraw, draw_augmentation
-from pipeline.config import TrainParams
 from pipeline.errors import SegtrailError
 from pipeline.plan import Plan
+from pipeline.train_params import TrainParams
 
 POLY_EXPONENT = 0.9
 

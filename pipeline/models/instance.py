@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.augmentation import apply_augmentation
-from pipeline.config import InstanceTrainParams, PredictParams
+from pipeline.config import PredictParams
 from pipeline.detection import average_precision
 from pipeline.instance_inference import find_objects
 from pipeline.instance_overlaps import mask_overlaps
@@ -20,12 +20,14 @@ from pipeline.models.maskrcnn import LOSSES, MaskRCNN, WindowObjects
 from pipeline.models.networks import build_network
 from pipeline.plan import Plan
 from pipeline.slices import require_detection, window_scale
+from pipeline.train_params import InstanceTrainParams
 
 # How validation predicts; the test cases are predicted with section `predict`.
 VALIDATION = PredictParams(
     overlap=0.25,
     mirror="none",
     memory_gb=10_000,
+    postprocessing="none",
     min_component_mm3=0,
     min_score=0.05,
     label_score=0.5,
@@ -35,11 +37,31 @@ VALIDATION = PredictParams(
 VALIDATION_DETECTIONS = 1000
 
 
+def instance_arguments(plan: Plan, params: InstanceTrainParams) -> dict[str, Any]:
+    """Arguments of the network of a plan with a detection part; see `InstanceModule`."""
+    detection = require_detection(plan)
+    pretrained = params.backbone_weights != "none"
+    return {
+        "channels": detection.slices * len(plan.channels),
+        "classes": len(plan.label_names),
+        "backbone": params.backbone,
+        "pyramid_channels": params.pyramid_channels,
+        "head_channels": params.head_channels,
+        "anchor_sizes": [list(level) for level in detection.anchor_sizes],
+        "anchor_ratios": list(detection.anchor_ratios),
+        "proposals": params.proposals,
+        "detections": detection.detections,
+        "window": list(detection.window),
+        "frozen_norm": pretrained,
+        "trainable_layers": params.trainable_layers if pretrained else 5,
+    }
+
+
 class InstanceModule(TrainedModule):
     """Trains Mask R-CNN on windows of slices.
 
     Args:
-        network: Name of the network.
+        model: Name of the model, for errors.
         plan: The data set's plan, with its detection part.
         params: `train.<model>`.
 
@@ -51,28 +73,16 @@ class InstanceModule(TrainedModule):
     monitor_title: ClassVar[str] = "mask_map_10_50"
     network: MaskRCNN
 
-    def __init__(self, network: str, plan: Plan, params: InstanceTrainParams) -> None:
+    def __init__(self, model: str, plan: Plan, params: InstanceTrainParams) -> None:
         detection = require_detection(plan)
-        pretrained = params.backbone_weights != "none"
-        arguments = {
-            "channels": detection.slices * len(plan.channels),
-            "classes": len(plan.label_names),
-            "backbone": params.backbone,
-            "pyramid_channels": params.pyramid_channels,
-            "head_channels": params.head_channels,
-            "anchor_sizes": [list(level) for level in detection.anchor_sizes],
-            "anchor_ratios": list(detection.anchor_ratios),
-            "proposals": params.proposals,
-            "detections": detection.detections,
-            "window": list(detection.window),
-            "frozen_norm": pretrained,
-            "trainable_layers": params.trainable_layers if pretrained else 5,
-        }
-        super().__init__(build_network(network, **arguments), arguments, plan, params)
-        if pretrained:
-            state = load_backbone_weights(params.backbone_weights, params.backbone_sha256, params.backbone)
+        arguments = instance_arguments(plan, params)
+        super().__init__(build_network(params.network, **arguments), arguments, plan, params)
+        if params.backbone_weights != "none":
+            state = load_backbone_weights(
+                params.backbone_weights, params.backbone_sha256, params.backbone, f"train.{model}"
+            )
             unit_range = all(how.scheme == "window" for how in plan.normalization)
-            where = "params.yaml: train.maskrcnn.backbone_weights"
+            where = f"params.yaml: train.{model}.backbone_weights"
             self.network.backbone.load_pretrained(state, where, unit_range)
         self.detection = detection
         self.warmup_steps = params.warmup_steps

@@ -9,24 +9,25 @@ from torch import nn
 
 from pipeline.models.layers import Conv3d, InstanceNorm
 
-Triple = tuple[int, int, int]
-
 
 class ConvBlock(nn.Sequential):
-    """Two convolutions, each with instance normalisation and leaky ReLU.
+    """Convolutions, each with instance normalisation and leaky ReLU.
 
     Args:
         inputs: Feature maps in.
         outputs: Feature maps out.
         kernel: Along X, Y[, Z].
         stride: Of the first convolution.
+        convolutions: How many.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], convolutions: int = 2
+    ) -> None:
         flat = len(kernel) == 2
         conv: Callable[..., nn.Module] = nn.Conv2d if flat else Conv3d
         layers: list[nn.Module] = []
-        for index in range(2):
+        for index in range(convolutions):
             layers += [
                 conv(
                     inputs if index == 0 else outputs,
@@ -43,42 +44,43 @@ class ConvBlock(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """Plain convolutional U-Net, 2D or 3D, with a segmentation head at every decoder stage.
+    """U-Net, 2D or 3D, with a segmentation head at every decoder stage.
 
-    Two convolutions a stage, strided down-sampling, transposed-convolution up-sampling, skip connections
-    (Ronneberger et al. 2015; stage layout after Isensee et al., nnU-Net, 2021).
+    Strided down-sampling, transposed-convolution up-sampling, skip connections (Ronneberger et al. 2015; stage
+    layout after Isensee et al., nnU-Net, 2021).
 
     Args:
-        channels: Channels of the image.
+        encoder: The stages on the way down, finest first.
         classes: Classes, background included.
         features: Feature maps of each stage.
         strides: Down-sampling of each stage, one entry an axis; the first is all ones.
         kernels: Kernel of each stage.
+        convolutions: Of each decoder stage.
     """
 
     def __init__(
         self,
-        channels: int,
+        encoder: Sequence[nn.Module],
         classes: int,
         features: Sequence[int],
         strides: Sequence[Sequence[int]],
         kernels: Sequence[Sequence[int]],
+        convolutions: int,
     ) -> None:
         super().__init__()
         flat = len(kernels[0]) == 2
         conv: Callable[..., nn.Module] = nn.Conv2d if flat else Conv3d
         transposed: Callable[..., nn.Module] = nn.ConvTranspose2d if flat else nn.ConvTranspose3d
-        widths = [channels, *features]
-        self.encoder = nn.ModuleList(
-            ConvBlock(widths[i], widths[i + 1], kernels[i], strides[i]) for i in range(len(features))
-        )
+        self.encoder = nn.ModuleList(encoder)
         deep_to_fine = range(len(features) - 1, 0, -1)
         self.upsample = nn.ModuleList(
             transposed(features[i], features[i - 1], tuple(strides[i]), stride=tuple(strides[i]))
             for i in deep_to_fine
         )
         self.decoder = nn.ModuleList(
-            ConvBlock(2 * features[i - 1], features[i - 1], kernels[i - 1], [1] * len(kernels[0]))
+            ConvBlock(
+                2 * features[i - 1], features[i - 1], kernels[i - 1], [1] * len(kernels[0]), convolutions
+            )
             for i in deep_to_fine
         )
         self.heads = nn.ModuleList(conv(features[i - 1], classes, 1) for i in deep_to_fine)
@@ -133,13 +135,21 @@ def build_unet(
     channels: int,
     classes: int,
     features: Sequence[int],
-    strides: Sequence[Triple],
-    kernels: Sequence[Triple],
+    strides: Sequence[Sequence[int]],
+    kernels: Sequence[Sequence[int]],
     dimensions: int,
 ) -> UNet | SliceWise:
-    """Builds a U-Net for tensors (N, C, X, Y, Z); with `dimensions` 2, Z must be 1."""
-    if dimensions == 3:
-        return UNet(channels, classes, features, strides, kernels).to(memory_format=torch.channels_last_3d)
-    flat_strides = [stride[:2] for stride in strides]
-    flat_kernels = [kernel[:2] for kernel in kernels]
-    return SliceWise(UNet(channels, classes, features, flat_strides, flat_kernels))
+    """Builds a plain U-Net, two convolutions a stage, for tensors (N, C, X, Y, Z); with `dimensions` 2, Z must be 1."""
+    strides, kernels = [s[:dimensions] for s in strides], [k[:dimensions] for k in kernels]
+    encoder = [
+        ConvBlock(before, width, kernel, stride)
+        for before, width, kernel, stride in zip(
+            [channels, *features[:-1]], features, kernels, strides, strict=True
+        )
+    ]
+    return for_volumes(UNet(encoder, classes, features, strides, kernels, convolutions=2), dimensions)
+
+
+def for_volumes(network: UNet, dimensions: int) -> UNet | SliceWise:
+    """Lets a network of `dimensions` axes take (N, C, X, Y, Z)."""
+    return network.to(memory_format=torch.channels_last_3d) if dimensions == 3 else SliceWise(network)

@@ -6,8 +6,12 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from database_server import DatabaseServer
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +51,18 @@ def messages() -> Iterator[list[str]]:
     yield found
     logger.setLevel(level)
     logger.removeHandler(collector)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[DatabaseServer]:
+    """A PostgreSQL server of the tests' own."""
+    import database_server
+
+    if reason := database_server.why_not():
+        pytest.skip(reason)
+    server = database_server.start_database_server()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

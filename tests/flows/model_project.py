@@ -44,7 +44,7 @@ stages:
 """
 CASE_COLUMNS = (
     *("case_id", "patient_id", "site", "images", "label", "instances", "sha256", "shape", "spacing_mm"),
-    *("orientation", "verdict", "code", "reason"),
+    *("orientation", "verdict", "code", "reason", "fixes"),
 )
 IDENTITY = ("case_id", "patient_id", "label", "reference_voxels", "prediction_voxels")
 PNG = bytes.fromhex(
@@ -101,7 +101,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: s
         writer.writerows(rows)
 
 
-def train(model: str, weights: str, run_id: str = "", minute: int = 0) -> str:
+def train(model: str, weights: str, run_id: str = "", minute: int = 0, validation: float | None = 0.8) -> str:
     """Writes `data/models/<model>` as a training would.
 
     Args:
@@ -109,10 +109,12 @@ def train(model: str, weights: str, run_id: str = "", minute: int = 0) -> str:
         weights: Content of the weights file.
         run_id: MLflow run of the training, "" when MLflow was away.
         minute: When it finished, after noon.
+        validation: Validation score; its metric is Dice, for Mask R-CNN average precision.
 
     Returns:
         sha256 of the bundle.
     """
+    measured = "validation_mask_map_10_50" if model == "maskrcnn" else "validation_dice"
     folder = Path("data/models") / model
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -128,8 +130,8 @@ def train(model: str, weights: str, run_id: str = "", minute: int = 0) -> str:
             "data_digest": DATA_DIGEST,
             "git_commit": "c0ffee",
         },
-        "validation_metric": "validation_dice",
-        "validation_score": 0.8,
+        "validation_metric": measured,
+        "validation_score": validation,
         "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(),
     }
     write_json(bundle, folder / "bundle.json")
@@ -148,7 +150,7 @@ def train(model: str, weights: str, run_id: str = "", minute: int = 0) -> str:
         "model": model, "run_id": run_id, "bundle_sha256": sha256, "git_commit": "c0ffee",
         "started": "2026-11-21T11:58:00+00:00", "finished": f"2026-11-21T12:{minute:02d}:00+00:00",
         "seconds": 90.0, "devices": "cpu", "best_epoch": 2, "resumed": 0,
-        "validation_metric": "validation_dice", "best_validation_score": 0.8,
+        "validation_metric": measured, "best_validation_score": validation,
     }  # fmt: skip
     write_json(run, folder / "run.json")
     return sha256
@@ -159,6 +161,7 @@ def evaluate(
     dice: Sequence[float],
     cases: Sequence[str] = TEST_CASES,
     more: Mapping[str, Sequence[float]] | None = None,
+    regions: Sequence[str] = (),
 ) -> None:
     """Writes `data/metrics/<model>`, with the same scores for both classes.
 
@@ -167,6 +170,7 @@ def evaluate(
         dice: One Dice a case; distances are 10 times 1 - Dice in mm.
         cases: The test cases.
         more: Further metrics, one value a case; the pooled value is their mean.
+        regions: Overlapping regions, with the same scores.
     """
     folder = Path("data/metrics") / model
     shutil.rmtree(folder, ignore_errors=True)
@@ -178,16 +182,16 @@ def evaluate(
     rows: list[dict[str, Any]] = [
         {
             "case_id": case, "patient_id": case, "label": label, "reference_voxels": 50, "prediction_voxels": 40,
-            **{name: values[i] for name, values in scores.items()},
+            **{name: values[i] for name, values in scores.items()}, "kind": kind,
         }
         for i, case in enumerate(cases)
-        for label in ("nodule", "vessel")
+        for label, kind in (("nodule", "class"), ("vessel", "class"), *((name, "region") for name in regions))
     ]  # fmt: skip
-    write_csv(rows, (*IDENTITY, *scores), folder / "cases.csv")
+    write_csv(rows, (*IDENTITY, *scores, "kind"), folder / "cases.csv")
     metrics: dict[str, float | None] = {"test/vessel/assd_mm": None, "test/mask_map_10_50_small": 0.5}
     for name, values in scores.items():
         mean = fmean(values)
-        for prefix in ("test", "test/nodule", "test/vessel"):
+        for prefix in ("test", "test/nodule", "test/vessel", *(f"test/{name}" for name in regions)):
             ends = {"": mean, "_ci_low": mean - 0.01, "_ci_high": mean + 0.01, "_n": float(len(cases))}
             metrics |= {f"{prefix}/{name}{end}": value for end, value in ends.items()}
     record = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-WAIT_S = 60.0
+WAIT_S = 240.0
 
 DVC_CONFIG = """\
 [core]
@@ -59,6 +59,25 @@ class Flow:
 run_stage(Flow, *sys.argv[1:])
 """
 
+# The same work as a Prefect flow, for tests that look at the record of it.
+RECORDED_WORK = """\
+import sys
+from pathlib import Path
+
+from prefect import flow
+
+from flows.stage import run_stage
+
+
+@flow(name="work")
+def work(stage: str) -> None:
+    Path("out").mkdir(exist_ok=True)
+    Path("out", stage).write_text(Path("input").read_text())
+
+
+run_stage(work, *sys.argv[1:])
+"""
+
 
 def _take_interrupts() -> None:
     """A shell that starts the tests in the background makes them, and all they start, deaf to Ctrl-C."""
@@ -72,12 +91,12 @@ class SmallProject:
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def create(self, with_git: bool = True) -> None:
+    def create(self, with_git: bool = True, work: str = WORK) -> None:
         (self.folder / ".dvc").mkdir()
         (self.folder / ".dvc" / "config").write_text(DVC_CONFIG)
         (self.folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
         (self.folder / "dvc.yaml").write_text(DVC_YAML)
-        (self.folder / "work.py").write_text(WORK)
+        (self.folder / "work.py").write_text(work)
         (self.folder / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
         self.write_input("one")
         if with_git:
@@ -124,13 +143,18 @@ class SmallProject:
 
     def close(self) -> None:
         self.release()
-        for process in self.started:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=WAIT_S)
+        end_all(self.started)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Asks each that still runs to end, and waits for it."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WAIT_S)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from flows import cli, data, doctor, predict, repro, ui
+from flows import acceptance, cli, data, doctor, drafts, predict, repro, ui
 from pipeline.errors import SegtrailError
 
 A, OUT = Path("a"), Path("out")
+ADDED: dict[str, Any] = {"also": [], "keep_identity": False}
 HEAVY = {"prefect", "mlflow", "torch", "monai", "dvc", "pytorch_lightning", "numpy", "pandas"}
 
 
@@ -43,6 +44,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(repro, "run_repro", record("repro", 255))
     monkeypatch.setattr(data, "add_data", record("data"))
+    monkeypatch.setattr(data, "check_arguments", lambda raw, preset, also: None)
+    monkeypatch.setattr(drafts, "draft_cases", record("draft", 1))
+    monkeypatch.setattr(acceptance, "accept_drafts", record("accept", 3))
     monkeypatch.setattr(predict, "predict_inputs", record("predict", 1))
     monkeypatch.setattr(ui, "run_ui", record("ui", 0))
     monkeypatch.setattr(doctor, "run_doctor", record("doctor", 0))
@@ -58,11 +62,15 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("repro --no-wait --devices 0,1 -f x", "repro", (["-f", "x"], "0,1"), {"wait": False, "minutes": None}, 255),
         ("repro --minutes 45", "repro", ([], "auto"), {"wait": True, "minutes": 45.0}, 255),
         ("repro --no-commit", "repro", (["--no-commit"], "auto"), {"wait": True, "minutes": None}, 255),
-        ("data add raw --preset hippocampus", "data", (Path("raw"), "hippocampus"), {}, 0),
-        ("data add --preset phantom", "data", (None, "phantom"), {}, 0),
-        ("predict a b -o out", "predict", ([A, Path("b")], OUT, "phantom@champion", "auto"), {}, 1),
-        ("predict a -o out --model x@2 --devices cpu", "predict", ([A], OUT, "x@2", "cpu"), {}, 1),
-        ("ui --mlflow-port 5001", "ui", (5001, 4200), {}, 0),
+        ("data add raw --preset hippocampus", "data", (Path("raw"), "hippocampus"), ADDED, 0),
+        ("data add --preset phantom --also a", "data", (None, "phantom"), ADDED | {"also": [A]}, 0),
+        ("data draft -o out", "draft", ([], OUT, "phantom@champion", "auto"), {}, 1),
+        ("data draft a b -o out --model x@2 --devices cpu", "draft", (["a", "b"], OUT, "x@2", "cpu"), {}, 1),
+        ("data accept a", "accept", (A, "", False), {}, 0),
+        ("data accept a --by me --unchanged", "accept", (A, "me", True), {}, 0),
+        ("predict a b -o out", "predict", ([A, Path("b")], OUT, "phantom@champion", "auto", False), {}, 1),
+        ("predict a -o out --model x@2 --devices cpu --dicom-seg", "predict", ([A], OUT, "x@2", "cpu", True), {}, 1),
+        ("ui --mlflow-port 5001", "ui", (5001, 4200, "127.0.0.1", ""), {}, 0),
         ("doctor --fix", "doctor", (True,), {}, 0),
     ],
 )  # fmt: skip
@@ -74,7 +82,9 @@ def test_arguments_and_exit_codes(
 
 
 @pytest.mark.usefixtures("project", "called")
-@pytest.mark.parametrize("line", ["doctor --hard", "ui x", "nonsense", "", "data", "data add x", "predict a"])
+@pytest.mark.parametrize(
+    "line", ["doctor --hard", "ui x", "nonsense", "", "data", "data add x", "data draft", "predict a"]
+)
 def test_a_wrong_command_line(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(line.split())

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 import yaml
 
-from flows import data
+from flows import cli, data, locks
 from flows.data import add_data
+from flows.locks import hold
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 from pipeline.inspection import inspect_case
@@ -172,6 +173,15 @@ def test_new_cases_are_added_and_the_same_again_is_nothing(
     assert read_state(clone_with_four) == before
     assert "data/raw/hippocampus: holds the same files already" in caplog.text
     assert "params.yaml: nothing to change" in caplog.text
+    assert "NOTHING of what was in" not in caplog.text
+    other = clone_with_four.parent / "other"
+    shutil.copytree(hippocampus, other, copy_function=shutil.copyfile)
+    for path in other.rglob("*_*.nii.gz"):
+        path.rename(path.with_name(path.name.replace("hippocampus", "other")))
+    facts = (other / "dataset.json").read_text().replace("hippocampus_", "other_")
+    (other / "dataset.json").write_text(facts)
+    add_data(other, "hippocampus")
+    assert "NOTHING of what was in data/raw/hippocampus is left" in caplog.text
 
 
 def test_phantom_needs_no_folder_and_restores_the_shipped_params(clone: Path) -> None:
@@ -209,6 +219,42 @@ def test_refused_before_anything_is_changed(clone: Path, folder: str, preset: st
     assert read_state(clone) == before
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no-such-folder --preset hippocampus", "the raw folder does not exist"),
+        ("params.yaml --preset own", "this is a file, expected a folder"),
+        ("presets --preset hipocampus", "unknown preset 'hipocampus'"),
+        ("presets --preset phantom", "makes its own data and takes no folder"),
+        ("--preset own", "no raw folder given"),
+    ],
+)
+def test_wrong_arguments_do_not_wait_for_a_run_to_end(
+    clone: Path, line: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(*_: object) -> None:
+        pytest.fail("it waits")
+
+    monkeypatch.setattr(locks.time, "sleep", wait)
+    with hold(Path(".segtrail/repro.lock"), "segtrail repro"):
+        assert cli.main(["data", "add", *line.split()]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_what_a_killed_call_set_aside_needs_no_folder(clone_with_four: Path) -> None:
+    """Killed while the old tree lay beside: the data set is there, and `recover` brings it back."""
+    path = Path("presets/hippocampus.yaml")
+    preset = yaml.safe_load(path.read_text())
+    del preset["dataset"]["download"]
+    path.write_text(yaml.safe_dump(preset))
+    undo = TARGET.with_name(".hippocampus.undo")
+    undo.mkdir()
+    (undo / "existed").touch()
+    TARGET.rename(undo / "data")
+    add_data(None, "hippocampus")
+    assert len(list((TARGET / "imagesTr").iterdir())) == 4
+
+
 def test_a_missing_label_is_found_before_the_copy(clone: Path, hippocampus: Path, tmp_path: Path) -> None:
     raw = copy_with(hippocampus, tmp_path / "raw", 4)
     (raw / "labelsTr/hippocampus_003.nii.gz").unlink()
@@ -236,6 +282,43 @@ def test_an_image_without_nuclei_survives_dvc(clone: Path, tmp_path: Path) -> No
     dataset = open_dataset(Path("data/raw/dsb2018"), "dsb2018")
     cases = [inspect_case(r, dataset.facts, params, dataset.references[r.case_id]) for r in dataset.records]
     assert [case.record.code for case in cases] == ["", "empty_label"]
+
+
+def test_a_table_comes_beside_data_that_nothing_is_written_into(
+    clone: Path, hippocampus: Path, tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in hippocampus.rglob("*") if path.is_file()}
+    table, facts = tmp_path / "cases.csv", tmp_path / "dataset.json"
+    files = [f"{part}/hippocampus_001.nii.gz" for part in ("imagesTr", "labelsTr")]
+    table.write_text("case_id,patient_id,image,label\none,p1," + ",".join(files) + "\n")
+    facts.write_text('{"name": "Mine", "modality": {"0": "MRI"}, "labels": {"a": 1, "b": 2}}')
+    line = [str(hippocampus), "--preset", "table", "--also", str(table), "--also", str(facts)]
+    assert cli.main(["data", "add", *line]) == 0
+    dataset = open_dataset(Path("data/raw/table"), "table")
+    assert (dataset.facts.name, [case.case_id for case in dataset.records]) == ("Mine", ["one"])
+    assert {path: path.read_bytes() for path in hippocampus.rglob("*") if path.is_file()} == before
+    assert len(list(Path("data/raw/table/imagesTr").iterdir())) == 6
+    assert not any(path.is_symlink() for path in Path("data/raw/table").rglob("*"))
+    assert not Path(".segtrail/also").exists()
+    # Another table for what is there already.
+    table.write_text("case_id,patient_id,image,label\ntwo,p1," + ",".join(files) + "\n")
+    add_data(None, "table", also=[table])
+    assert [case.case_id for case in open_dataset(Path("data/raw/table"), "table").records] == ["two"]
+
+
+def test_a_file_beside_the_data_that_is_not_there(clone: Path, hippocampus: Path) -> None:
+    with pytest.raises(SegtrailError, match="there is no such file") as caught:
+        add_data(hippocampus, "own", also=[Path("cases.csv")])
+    assert caught.value.where == "--also cases.csv"
+    with pytest.raises(SegtrailError, match="makes its own data"):
+        add_data(None, "phantom", also=[Path("params.yaml")])
+    with pytest.raises(SegtrailError, match="two files have one name"):
+        add_data(hippocampus, "own", also=[Path("params.yaml"), Path("presets/../params.yaml")])
+    with pytest.raises(SegtrailError, match="has a folder of this name"):
+        Path("imagesTr").touch()
+        add_data(hippocampus, "own", also=[Path("imagesTr")])
+    with pytest.raises(SegtrailError, match="hidden files are left out"):
+        add_data(hippocampus, "own", also=[Path(".gitignore")])
 
 
 @pytest.mark.parametrize("step", ["dvc", "params"])
@@ -331,8 +414,8 @@ def test_offline_says_how_to_hand_over_a_folder(clone: Path) -> None:
 
 
 def test_a_preset_without_public_data_asks_for_a_folder(clone: Path) -> None:
-    preset = yaml.safe_load(Path("presets/hippocampus.yaml").read_text())
-    del preset["dataset"]["download"]
-    Path("presets/mine.yaml").write_text(yaml.safe_dump(preset))
-    with pytest.raises(SegtrailError, match="no raw folder given"):
-        add_data(None, "mine")
+    before = read_state(clone)
+    with pytest.raises(SegtrailError, match="no raw folder given") as caught:
+        add_data(None, "own")
+    assert caught.value.fix == "segtrail data add FOLDER --preset own"
+    assert read_state(clone) == before

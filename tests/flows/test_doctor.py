@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from prefect_home import make_home
 from small_project import DVC_CONFIG, wait_until
 
-from flows import doctor, doctor_state
+from flows import doctor, doctor_prefect, doctor_state
 from flows.doctor import FAIL, OK, WARN, Check
 from flows.locks import hold, is_alive
 
@@ -57,6 +57,19 @@ def test_text_of_a_line() -> None:
     assert str(Check(OK, "disk", "9 GB free")) == "ok    disk          9 GB free"
     text = str(Check(FAIL, "dvc", "gone", "dvc init"))
     assert text == "fail  dvc           gone\n                    fix: dvc init"
+
+
+def test_a_lock_file_that_dvc_was_killed_in_writing(home: Path) -> None:
+    rwlock = home / ".dvc" / "tmp" / "rwlock"
+    rwlock.parent.mkdir(parents=True)
+    rwlock.write_text('{"read": {}, "write": {}}')
+    assert one(doctor_state.check_locks()) == Check(OK, "locks", "free")
+    rwlock.write_text("")
+    damaged = next(doctor_state.check_locks())
+    assert (damaged.status, damaged.fix) == (FAIL, "segtrail doctor --fix")
+    assert rwlock.is_file()
+    assert next(doctor_state.check_locks(fix=True)).status == OK
+    assert not rwlock.exists()
 
 
 def test_packages_that_are_not_the_locked_ones(tmp_path: Path) -> None:
@@ -123,6 +136,17 @@ def test_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dvc == Check(OK, "dvc", "dvc repro would execute: a")
 
 
+def test_dvc_is_not_asked_while_it_is_busy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text(DVC_CONFIG)
+    monkeypatch.setattr(doctor, "_output", lambda *command: None)  # what a locked DVC comes to
+    with hold(Path(".segtrail/repro.lock"), "segtrail repro"):
+        _, dvc = doctor.check_repository()
+    assert dvc == Check(OK, "dvc", f"not looked at: segtrail repro is running (pid {os.getpid()})")
+    _, dvc = doctor.check_repository()  # the lock is free again
+    assert dvc == Check(WARN, "dvc", "dvc status failed", "dvc status")
+
+
 def test_locks(home: Path) -> None:
     assert one(doctor_state.check_locks()) == Check(OK, "locks", "free")
     with hold(Path(".segtrail/repro.lock"), "segtrail repro"):
@@ -132,21 +156,21 @@ def test_locks(home: Path) -> None:
 
 
 def test_prefect(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert one(doctor_state.check_prefect()).found.startswith("no database yet")
+    assert one(doctor_prefect.check_prefect()).found.startswith("no database yet")
     write_flow_runs(home, ("1", "inspect", "COMPLETED"), ("2", "plan", "COMPLETED"), ("3", "x", "FAILED"))
-    assert one(doctor_state.check_prefect()).found.startswith("2 Completed, 1 Failed (")
+    assert one(doctor_prefect.check_prefect()).found.startswith("2 Completed, 1 Failed (")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    assert next(doctor_state.check_prefect()).status == WARN
+    assert next(doctor_prefect.check_prefect()).status == WARN
     (home / ".segtrail/prefect/prefect.db").write_bytes(b"no database" * 100)
-    assert list(doctor_state.check_prefect())[1].status == FAIL
+    assert list(doctor_prefect.check_prefect())[1].status == FAIL
 
 
 def test_flow_runs_that_nobody_works_on(home: Path) -> None:
-    assert one(doctor_state.check_stale_flow_runs()).status == OK
+    assert one(doctor_prefect.check_stale_flow_runs()).status == OK
     write_flow_runs(
         home, ("1", "train unet", "RUNNING"), ("2", "plan", "COMPLETED"), ("3", "inspect", "RUNNING")
     )
-    line = one(doctor_state.check_stale_flow_runs())
+    line = one(doctor_prefect.check_stale_flow_runs())
     assert line.status == WARN
     assert line.found == "2 say Running but nobody works on them: train unet, inspect"
     # A stage that is at work in this folder:
@@ -155,7 +179,7 @@ def test_flow_runs_that_nobody_works_on(home: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         try:
-            line = one(doctor_state.check_stale_flow_runs())
+            line = one(doctor_prefect.check_stale_flow_runs())
         finally:
             process.kill()
     assert line.found == "1 say Running but nobody works on them: inspect"
@@ -177,10 +201,10 @@ def test_fix_closes_flow_runs(home: Path) -> None:
             client.create_flow_run(flow(lambda: None, name="train"), name="train unet", state=Running())
     finally:
         server.stop()
-    assert one(doctor_state.check_stale_flow_runs()).status == WARN
-    line = one(doctor_state.check_stale_flow_runs(fix=True))
+    assert one(doctor_prefect.check_stale_flow_runs()).status == WARN
+    line = one(doctor_prefect.check_stale_flow_runs(fix=True))
     assert (line.status, line.found[-6:]) == (OK, "closed")
-    assert one(doctor_state.check_stale_flow_runs()).status == OK
+    assert one(doctor_prefect.check_stale_flow_runs()).status == OK
 
 
 @pytest.fixture
@@ -288,7 +312,7 @@ def test_exit_code(
     def nothing(*arguments: object) -> Iterator[Check]:
         return iter(())
 
-    for module in (doctor, doctor_state):
+    for module in (doctor, doctor_prefect, doctor_state):
         for name in [name for name in vars(module) if name.startswith("check_")]:
             monkeypatch.setattr(module, name, nothing)
     found: Callable[[], Iterator[Check]] = lambda: iter([Check(status, "disk", "x")])  # noqa: E731

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from pipeline.cases import CaseRecord, load_cases, save_cases
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 from pipeline.io.sources import DatasetFacts
+from pipeline.reader_rows import ReaderRow, save_readers
 from pipeline.scores import load_scores
 from pipeline.splits import SplitRow, save_splits
 from pipeline.volume import LabelMap, Volume
@@ -192,6 +194,7 @@ def test_draws_best_median_and_worst_of_the_defined_cases(predicted: Path) -> No
         "overlays/objects_median_test_b.png", "overlays/objects_worst_test_c.png",
         "overlays/worst_test_c.png",
         "plots/dice_by_case.png", "plots/froc.png", "plots/precision_recall.png", "precision_recall.csv",
+        "predicted.csv",
     ]  # fmt: skip
     assert [path.name for path in OUTPUT.parent.iterdir()] == ["unet"]
 
@@ -205,6 +208,7 @@ def test_says_what_it_found(predicted: Path, caplog: pytest.LogCaptureFixture) -
     assert caplog.messages[-1].startswith("organ  0.556 [")
 
 
+@pytest.mark.slow
 def test_a_second_run_replaces_the_first(predicted: Path) -> None:
     evaluate_flow.fn("unet")
     first = {path: path.read_bytes() for path in OUTPUT.rglob("*.*")}
@@ -213,6 +217,7 @@ def test_a_second_run_replaces_the_first(predicted: Path) -> None:
     assert {path: path.read_bytes() for path in OUTPUT.rglob("*.*")} == first
 
 
+@pytest.mark.slow
 def test_the_same_under_prefect(predicted: Path, prefect_harness: None) -> None:
     evaluate_flow.fn("unet")
     plain = (OUTPUT / "metrics.json").read_bytes()
@@ -261,3 +266,73 @@ def test_without_labels_there_is_one_clear_error(predicted: Path) -> None:
     save_cases(cases, Path("data/inspected/cases.csv"))
     with pytest.raises(SegtrailError, match="none of the 1 test cases has a label"):
         evaluate_flow.fn("unet")
+
+
+def test_regions_make_the_mean_and_the_objects_stay_with_the_classes(
+    predicted: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The block becomes a shell (1) around its last two slices (2); predictions know the shell alone."""
+    for case_id in "abc":
+        reference = block(4)
+        reference[4:8, 4:8, 4:6] = 2
+        save_nifti(Path(f"data/raw/small/test_{case_id}_l.nii.gz"), reference)
+    DatasetFacts(
+        "Small", ("MRI",), {"background": 0, "organ": 1, "core": 2},
+        regions={"whole": (1, 2), "inside": (2,)}, regions_class_order=(1, 2),
+    ).save(Path("data/inspected/dataset.json"))  # fmt: skip
+    evaluate_flow.fn("unet")
+    numbers = load_record()["metrics"]
+    # The whole is found as the organ was before; nothing is called core.
+    assert numbers["test/whole/dice"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert numbers["test/inside/dice"] == numbers["test/core/dice"] == 0
+    assert numbers["test/organ/dice"] == pytest.approx((2 * 32 / (64 + 32) + 1 + 0) / 3)
+    assert numbers["test/dice"] == pytest.approx(numbers["test/whole/dice"] / 2)
+    assert "whole, inside" in load_record()["protocol"]["regions"]
+    assert "test/whole/mask_map_50" not in numbers
+    assert "test/organ/mask_map_50" in numbers
+    scores = load_scores(OUTPUT / "cases.csv", "test/dice")
+    assert {score.label for score in scores} == {"whole", "inside"}
+    assert {score.label for score in load_scores(OUTPUT / "cases.csv", "test/cpm")} == {"organ", "core"}
+    assert [line.split("  ")[0] for line in caplog.messages[-6:]] == [
+        "region or class", "whole", "inside", "mean of regions", "organ", "core",
+    ]  # fmt: skip
+    assert "evaluate unet 2/4 test_b Dice 0.333" in caplog.text
+
+
+def test_readers_stand_beside_the_model_and_choose_none(predicted: Path) -> None:
+    rows = [
+        ReaderRow("test_a", "organ", 2, 0.9, 60, 66),
+        ReaderRow("test_b", "organ", 3, 0.7, 60, 70),
+        ReaderRow("train_a", "organ", 2, 0.1, 9, 9),  # not of the test set
+    ]
+    save_readers(rows, Path("data/inspected/readers.csv"))
+    evaluate_flow.fn("unet")
+    numbers = load_record()["metrics"]
+    assert numbers["test/organ/reader_dice"] == numbers["test/reader_dice"] == pytest.approx(0.8)
+    assert numbers["test/reader_dice_n"] == 2
+    assert numbers["test/reader_dice_ci_low"] == pytest.approx(0.7)
+    assert "readers" in load_record()["protocol"]
+    with (OUTPUT / "cases.csv").open() as stream:
+        told = {row["case_id"]: row["reader_dice"] for row in csv.DictReader(stream)}
+    assert told == {"test_a": "0.9", "test_b": "0.7", "test_c": "", "test_e": ""}
+    with pytest.raises(SegtrailError, match="unknown metric"):
+        load_scores(OUTPUT / "cases.csv", "test/reader_dice")
+
+
+def test_what_nobody_labelled_is_in_no_number(predicted: Path) -> None:
+    facts = DatasetFacts.load(Path("data/inspected/dataset.json"))
+    replace(facts, ignore=7).save(Path("data/inspected/dataset.json"))
+    # Of test_b the two slices that the prediction lacks; of test_c, where all is missed, all but two slices.
+    for case_id, first in (("test_b", 4), ("test_c", 4)):
+        label = block(4)
+        label[:, :, first:] = 7
+        save_nifti(Path(f"data/raw/small/{case_id}_l.nii.gz"), label)
+    evaluate_flow.fn("unet")
+    record = load_record()
+    assert record["metrics"]["test/dice"] == pytest.approx((1 + 1 + 0) / 3)
+    assert record["metrics"]["test/hd95_mm"] == 0
+    assert "value 7" in record["protocol"]["ignored"]
+    with (OUTPUT / "cases.csv").open() as stream:
+        told = {row["case_id"]: row for row in csv.DictReader(stream)}
+    assert [told[name]["reference_voxels"] for name in ("test_a", "test_b", "test_c")] == ["64", "32", "32"]
+    assert record["objects"]["organ"]["reference"] == 3 and record["objects"]["organ"]["predicted"] == 2

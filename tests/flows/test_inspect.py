@@ -119,7 +119,7 @@ def test_four_spoilt_cases_are_named_and_seventeen_used(
     for name, code in SPOILT.items():
         assert any(name in line and code in line and cases[name].reason in line for line in told)
     assert len(told) == 4
-    assert lines[-1] == "inspected 21 cases: 17 usable (0 of them with a warning), 4 quarantined"
+    assert lines[-1] == "inspected 21 cases: 17 usable (0 of them with a warning, 0 fixed), 4 quarantined"
     fingerprints = sorted(p.stem for p in (OUTPUT / "fingerprints").iterdir())
     assert fingerprints == sorted(case.case_id for case in cases.values() if case.usable)
 
@@ -236,6 +236,7 @@ def nuclei(project: Path, shared_data: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_nuclei_get_their_references_once(nuclei: Path) -> None:
     inspect_flow.fn()
     cases = load_cases(OUTPUT / "cases.csv")
@@ -293,3 +294,90 @@ def test_under_prefect_the_result_is_the_same(
     plain = read_output()
     inspect_flow()
     assert read_output() == plain
+
+
+def mend_later(folder: Path) -> list[str]:
+    """Four labels stored otherwise without a change: axes, header, float noise; and an image with a fourth axis."""
+    names = sorted(path.name for path in (folder / "labelsTr").iterdir())[:4]
+    for name, kind in zip(names, ("axes", "header", "noise", "image"), strict=True):
+        path = folder / ("imagesTr" if kind == "image" else "labelsTr") / name
+        stored = nibabel.load(path)
+        array, affine = np.asarray(stored.dataobj), stored.affine.copy()
+        if kind == "axes":
+            wanted = nibabel.orientations.axcodes2ornt("PSR")
+            now = nibabel.io_orientation(affine)
+            turned = stored.as_reoriented(nibabel.orientations.ornt_transform(now, wanted))
+            array, affine = np.asarray(turned.dataobj), turned.affine
+        elif kind == "header":
+            affine[0, 3] += 0.006
+        elif kind == "noise":
+            array = array.astype(np.float32) + np.float32(1e-4)
+        else:
+            array = array[..., None]
+        path.unlink()
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return [name.removesuffix(".nii.gz") for name in names]
+
+
+def test_mended_cases_are_the_same_cases(hippocampi: Callable[[int], Path], project: Path) -> None:
+    """Fingerprints and objects of the mended cases are those of the files before they were changed."""
+    folder = hippocampi(10)
+    inspect_flow.fn()
+    before = read_output()
+    first = {case.case_id: case for case in load_cases(OUTPUT / "cases.csv")}
+    names = mend_later(folder)
+    raw = {path: path.read_bytes() for path in folder.rglob("*.nii.gz")}
+    inspect_flow.fn()
+    after, cases = read_output(), {case.case_id: case for case in load_cases(OUTPUT / "cases.csv")}
+    assert {c.case_id: c.code for c in cases.values() if c.verdict != "ok"} == dict(
+        zip(names, ("reoriented", "header_snapped", "label_rounded", "axis_dropped"), strict=True)
+    )
+    assert {c.verdict for c in cases.values()} == {"ok", "fixed"}
+    assert [cases[name].fixes for name in names] == [
+        ("label:orientation",), ("label:header",), ("label:rounding",), ("image:axes",)
+    ]  # fmt: skip
+    assert after["objects.csv"] == before["objects.csv"]
+    for name in names:
+        assert cases[name].sha256 != first[name].sha256
+        measured = [json.loads(files[f"fingerprints/{name}.json"]) for files in (before, after)]
+        for one in measured:
+            for channel in one["intensity"]:
+                channel.pop("samples")  # drawn by the hash of the files
+        assert measured[0] == measured[1]
+    with (OUTPUT / "fixes.csv").open() as stream:
+        assert [row["case_id"] for row in csv.DictReader(stream)] == names
+    assert raw == {path: path.read_bytes() for path in folder.rglob("*.nii.gz")}
+
+
+def test_a_refused_set_has_its_page(hippocampi: Callable[[int], Path], project: Path) -> None:
+    folder = hippocampi(4)
+    for path in (folder / "labelsTr").iterdir():
+        label = nibabel.load(path)
+        array, moved = np.asarray(label.dataobj), label.affine.copy()
+        moved[0, 3] += 5
+        path.unlink()
+        nibabel.save(nibabel.Nifti1Image(array, moved), path)
+    with pytest.raises(SegtrailError) as caught:
+        inspect_flow.fn()
+    page = Path(".segtrail/inspection/report.html")
+    assert str(page) in caught.value.fix
+    text = page.read_text(encoding="utf-8")
+    assert "The set is refused" in text and text.count("data:image/png") == 4
+    assert not OUTPUT.exists()
+
+
+def test_text_that_names_a_person_is_told_and_never_repeated(hippocampi: Callable[[int], Path]) -> None:
+    path = next(iter(sorted((hippocampi(10) / "imagesTr").iterdir())))
+    image = nibabel.load(path)
+    image.header["descrip"] = b"Mueller^Anna 19540312"
+    array = np.asarray(image.dataobj)
+    path.unlink()
+    nibabel.save(nibabel.Nifti1Image(array, image.affine, image.header), path)
+    inspect_flow.fn()
+    cases = [case for case in load_cases(OUTPUT / "cases.csv") if case.verdict != "ok"]
+    assert [(c.verdict, c.code) for c in cases] == [("warn", "identifying_text")]
+    assert "header field descrip of the image" in cases[0].reason
+    everything = b"".join(read_output().values())
+    assert (
+        b"identifying_text" in everything and b"Mueller" not in everything and b"19540312" not in everything
+    )

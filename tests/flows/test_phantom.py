@@ -105,6 +105,7 @@ class TestFiles:
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_more_cases_leave_the_first_as_they_were_to_the_byte(self, made: Made) -> None:
         write_params(12)
         phantom_flow.fn("phantom")

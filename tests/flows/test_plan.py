@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from plan_cases import MRI, make_fingerprints, make_params
 
-from flows.plan import describe, plan_flow
+from flows.plan import describe, describe_changes, plan_flow
 from pipeline.plan import load_plan
+from pipeline.plan_growth import Move
 from pipeline.planning import build_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,26 @@ def test_every_value_of_the_network_is_printed_with_its_reason() -> None:
     assert found["normalization MRI"].startswith("normalization MRI = zscore: ")
     assert " mm, image " in found["lowres"]
     assert all("\n" not in line for line in lines)
+
+
+def test_regions_are_printed_with_what_they_are_of_and_what_they_paint() -> None:
+    facts = replace(MRI, regions={"whole": (2, 4)}, regions_class_order=(4,))
+    lines = describe(build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), facts, make_params()))
+    assert "region whole: of edema, core, found as one (dataset.json); painted as core" in lines
+    assert "regions = whole: no region paints edema: predicted label maps do not hold it" in lines
+
+
+def test_growth_and_an_edit_at_once_are_both_named() -> None:
+    """Whoever changes a param and adds cases is told of both; growth alone blames no param."""
+    plan = build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, make_params())
+    assert plan.basis is not None
+    edited = plan.model_copy(update={"basis": plan.basis.model_copy(update={"rules": "other"})})
+    move = Move("voxels", (64.0,), (96.0,), 0.5)
+    assert describe_changes(plan, plan, [move], 9)[0].endswith("because of voxels 64 -> 96 (50.0%)")
+    assert describe_changes(plan, edited, [move], 9)[0].endswith(
+        "because of voxels 64 -> 96 (50.0%); params.yaml, dataset.json or code"
+    )
+    assert describe_changes(plan, edited, [], 9)[0].endswith("because of params.yaml, dataset.json or code")
 
 
 def test_the_flow_plans_from_all_cases_but_the_test_cases(project: Path, messages: list[str]) -> None:

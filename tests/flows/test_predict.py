@@ -6,13 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import highdicom
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
 from conftest import CaseFolder
 from PIL import Image
 from small_bundle import write_ct_bundle, write_picture_bundle
 
-from flows.predict import _as_scored, group_inputs, predict_inputs, resolve_model
+from flows.predict import group_inputs, predict_inputs, resolve_model
+from flows.predict_settings import settings_as_scored
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 
@@ -105,12 +109,24 @@ def test_files_of_every_format_are_cases(tmp_path: Path, shared_data: Path) -> N
         "g.jpg",
         "h.txt",
         "i.nrrd",
+        "j.mgz",
+        "k.gif",
+        "l.h5",
+        "m.hdr",
+        "m.img",
     ):
         (tmp_path / name).touch()
     cases, errors = group_inputs([tmp_path, series], 1, Path("out"))
-    assert sorted(cases) == ["F", "a", "b", "c", "d", "dicom_small_ct_series", "e", "g"]
+    assert sorted(cases) == ["F", *"abcd", "dicom_small_ct_series", *"egijklm"]
+    assert cases["m"] == [tmp_path / "m.hdr"]
     assert cases["dicom_small_ct_series"] == [series]
     assert errors == []
+    named = [Path(f"{tmp_path / 'l.h5'}#{name}") for name in ("scan/t1", "stack[3]")]
+    cases, errors = group_inputs(named, 1, Path("out"))
+    assert cases == {"l_scan_t1": named[:1], "l_stack_3": named[1:]}
+    assert errors == []
+    _, errors = group_inputs([tmp_path / "none.h5#image"], 1, Path("out"))
+    assert errors[0].what == "there is no such file"
 
 
 def test_a_slice_alone_is_answered_with_the_way_to_its_series(shared_data: Path) -> None:
@@ -186,15 +202,44 @@ def test_a_folder_of_scans_in_every_format(project: Path, shared_data: Path) -> 
     }
 
 
+@pytest.mark.slow
+def test_a_dicom_segmentation_holds_the_predicted_voxels(
+    project: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A series is answered with both forms of the same label map; a NIfTI file is an error of its own."""
+    odd = shared_data / "loader_oddities"
+    series = odd / "real_files" / "dicom_small_ct_series"
+    other = odd / "derived_files" / "reference_image.nii.gz"
+    model, output = str(write_ct_bundle(project / "bundle")), project / "out"
+    assert predict_inputs([series, other], output, model, "cpu", dicom_seg=True) == 1
+    assert "a DICOM segmentation refers to a DICOM series, this is none" in capsys.readouterr().err
+    assert not list(output.glob("reference_image*"))
+    label = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "dicom_small_ct_series_labels.nii.gz")))
+    seg = highdicom.seg.segread(output / "dicom_small_ct_series_seg.dcm")
+    assert [seg.get_segment_description(n).segment_label for n in (1, 2)] == ["liver", "tumour"]
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in series.iterdir()]
+    headers.sort(key=lambda header: float(header.ImagePositionPatient[2]))
+    uids = [header.SOPInstanceUID for header in headers]
+    frames = seg.get_pixels_by_source_instance(
+        uids, assert_missing_frames_are_empty=True
+    )  # (z, rows, columns, n)
+    assert label.any()
+    for number, value in enumerate((2, 5)):
+        np.testing.assert_array_equal(frames[..., number] > 0, label == value)
+    assert predict_inputs([series], output, model, "cpu") == 0
+    assert not (output / "dicom_small_ct_series_seg.dcm").exists()  # it would be that of another prediction
+
+
 def test_a_version_of_an_older_segtrail_predicts_as_it_was_scored_in_the_memory_of_today(
     project: Path,
 ) -> None:
     now = load_params().predict
     stored = {**now.model_dump(), "overlap": 0.125, "memory_gb": 99.0}
     del stored["link_iou"]  # a key that is newer than the version
-    assert _as_scored(stored, "phantom", "3") == now.model_copy(update={"overlap": 0.125})
+    where = "phantom, version 3"
+    assert settings_as_scored(stored, now, where) == now.model_copy(update={"overlap": 0.125})
     with pytest.raises(SegtrailError, match=r"colour[\s\S]*phantom, version 3"):
-        _as_scored({**stored, "colour": "blue"}, "phantom", "3")
+        settings_as_scored({**stored, "colour": "blue"}, now, where)
 
 
 def test_cases_in_flight_together_are_answered_as_alone(

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from conftest import PROJECT, CaseFolder
 
 import flows.preprocess
 import pipeline.case_preprocessing
-from flows.preprocess import OUTPUT, available_bytes, count_workers, estimate_bytes, preprocess_flow
+from flows.preprocess import OUTPUT, count_workers, estimate_bytes, preprocess_flow
 from pipeline.cases import CaseRecord, load_cases, save_cases
 from pipeline.errors import SegtrailError
-from pipeline.plan import ChannelNormalization, Plan, load_plan
-from pipeline.store import Manifest, load_case
+from pipeline.manifest import Manifest
+from pipeline.plan import ChannelNormalization, ConfigurationPlan, Plan, load_plan
+from pipeline.store import load_case
 
 CASES = Path("data/inspected/cases.csv")
 PLAN = Path("data/plan/plan.json")
@@ -54,12 +57,12 @@ def cases(case_folder: CaseFolder, monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs the stage; the cases that it computed."""
+    """Runs the stage; the cases that it computed, those on the coarse grid as "lowres/"."""
     found: list[str] = []
     save = pipeline.case_preprocessing.save_case
 
     def note(folder: Path, case_id: str, *arguments: object) -> str:
-        found.append(case_id)
+        found.append(f"{folder.relative_to(OUTPUT) / case_id}")
         return save(folder, case_id, *arguments)
 
     with monkeypatch.context() as patch:
@@ -104,16 +107,129 @@ def test_a_case_that_left_the_set_leaves_the_store(cases: list[str]) -> None:
     assert sorted(p.stem for p in OUTPUT.glob("*.safetensors")) == ["none", "one"]
 
 
-def test_worker_processes_make_the_same_store(cases: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def add_low_resolution(spacing: float = 2.0) -> None:
+    plan = load_plan(PLAN)
+    low = ConfigurationPlan(
+        dimensions=3, spacing_mm=(spacing,) * 3, shape=(4, 3, 2), patch_size=(4, 4, 4), batch_size=2,
+        strides=plan.strides, kernels=plan.kernels, features=plan.features,
+    )  # fmt: skip
+    plan.model_copy(update={"alternatives": {"lowres": low}}).save(PLAN)
+
+
+def store_content() -> dict[str, bytes]:
+    return {str(p.relative_to(OUTPUT)): p.read_bytes() for p in OUTPUT.rglob("*") if p.is_file()}
+
+
+def test_a_plan_with_a_low_resolution_has_each_case_on_both_grids(cases: list[str]) -> None:
     preprocess_flow.fn()
-    inside = {path.name: path.read_bytes() for path in OUTPUT.iterdir()}
+    fine = store_content()
+    add_low_resolution()
+    preprocess_flow.fn()
+    assert {name: data for name, data in store_content().items() if "/" not in name} == fine
+    full, low = (load_case(folder, "two") for folder in (OUTPUT, OUTPUT / "lowres"))
+    assert (full.image.shape, low.image.shape) == ((1, 8, 6, 4), (1, 4, 3, 2))
+    # 2 to 6, 2 to 4 and 1 to 3 mm along X, Y and Z; along Z half of each coarse voxel, and background wins a tie.
+    assert np.argwhere(low.label).tolist() == []
+    # Trilinear at half the voxels is the mean of 2 x 2 x 2; float16 keeps 11 bits.
+    mean = full.image[0].astype(float).reshape(4, 2, 3, 2, 2, 2).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(low.image[0], mean, atol=4e-3)
+    preprocess_flow.fn()  # the coarse grid goes with the plan's wish for it
+    assert (OUTPUT / "lowres").is_dir()
+    load_plan(PLAN).model_copy(update={"alternatives": {}}).save(PLAN)
+    preprocess_flow.fn()
+    assert store_content() == fine
+    assert not (OUTPUT / "lowres").exists()
+
+
+def test_both_grids_are_brought_up_to_date_by_the_case(
+    cases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_low_resolution()
+    records = load_cases(CASES)
+    save_cases([r for r in records if r.case_id != "none"], CASES)
+    assert computed(monkeypatch) == ["lowres/one", "lowres/two", "one", "two"]
+    assert computed(monkeypatch) == []
+    save_cases(records, CASES)
+    assert computed(monkeypatch) == ["lowres/none", "none"]
+    changed = [replace(r, sha256="f" * 64) if r.case_id == "one" else r for r in records]
+    save_cases(changed, CASES)
+    assert computed(monkeypatch) == ["lowres/one", "one"]
+    (OUTPUT / "lowres" / "two.safetensors").write_bytes(b"torn")
+    assert computed(monkeypatch) == ["lowres/two"]
+    add_low_resolution(3.0)
+    assert computed(monkeypatch) == ["lowres/none", "lowres/one", "lowres/two"]
+    save_cases([r for r in changed if r.case_id != "two"], CASES)
+    assert computed(monkeypatch) == []
+    after = store_content()
+    assert sorted(after) == sorted(
+        f"{folder}{name}" for folder in ("", "lowres/") for name in
+        ("_manifest.json", "none.safetensors", "one.safetensors")
+    )  # fmt: skip
+    shutil.rmtree(OUTPUT)
+    preprocess_flow.fn()
+    assert store_content() == after
+
+
+DIES = """
+import os, signal, sys
+import flows.preprocess
+import pipeline.case_preprocessing as work
+
+save, left = work.save_case, int(sys.argv[1])
+
+def save_or_die(*arguments):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return save(*arguments)
+
+work.save_case = save_or_die
+flows.preprocess.code_digest = lambda stage: "code"
+flows.preprocess.preprocess_flow.fn()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", [1, 4])
+def test_a_stage_killed_between_the_grids_of_a_case_ends_as_one_that_was_not(
+    cases: list[str], monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    add_low_resolution()
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.setenv("SEGTRAIL_WORKERS", "1")
+    killed = subprocess.run([sys.executable, "-c", DIES, str(saved)], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    again = computed(monkeypatch)
+    # What was whole on both grids was noted, and is not made again.
+    assert len(again) == 6 - 2 * (saved // 2)
+    after = store_content()
+    shutil.rmtree(OUTPUT)
+    preprocess_flow.fn()
+    assert store_content() == after
+
+
+def test_memory_of_both_grids_counts(cases: list[str]) -> None:
+    """A quarter of a result of 5 bytes a voxel more, on twice the spacing along two axes."""
+    plan = load_plan(PLAN)
+    coarse = plan.model_copy(update={"spacing_mm": (2.0, 2.0, 1.0)})
+    case = replace(load_cases(CASES)[0], shape=(512, 512, 300), spacing_mm=(1.0, 1.0, 1.0))
+    need = 512 * 512 * 300 * (8 + 5 + 1.25) + (400 << 20)
+    assert estimate_bytes(case, [plan, coarse], "float16") == need
+
+
+@pytest.mark.slow
+def test_worker_processes_make_the_same_store(cases: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    add_low_resolution()
+    preprocess_flow.fn()
+    inside = store_content()
     shutil.rmtree(OUTPUT)
     monkeypatch.setattr(flows.preprocess, "PROCESS_VOXELS", 0)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     monkeypatch.setenv("SEGTRAIL_WORKERS", "1")
     monkeypatch.setattr(pipeline.case_preprocessing, "save_case", None)  # nothing is computed in this process
     preprocess_flow.fn()
-    assert {path.name: path.read_bytes() for path in OUTPUT.iterdir()} == inside
+    assert store_content() == inside
 
 
 # In place of the real work, which takes seconds to load: a process that is killed on one case.
@@ -124,11 +240,12 @@ from pathlib import Path
 import numpy as np
 from pipeline.store import StoredCase, save_case
 
-def work(case, plan, dtype, folder):
+def work(case, targets, dtype):
     if case["case_id"] == "one" and Path("deadly").exists():
         os.kill(os.getpid(), signal.SIGKILL)
     zeros = (np.float16, np.uint8, np.int16, np.uint16, np.uint8)
-    return save_case(Path(folder), case["case_id"], StoredCase(*(np.zeros((1, 1, 1, 1), t) for t in zeros)))
+    empty = StoredCase(*(np.zeros((1, 1, 1, 1), t) for t in zeros))
+    return [save_case(Path(folder), case["case_id"], empty) for _, folder in targets]
 """
 
 
@@ -162,11 +279,10 @@ def test_fewer_workers_where_memory_is_short(
     plan = load_plan(PLAN)
     case = replace(load_cases(CASES)[0], shape=(512, 512, 300), spacing_mm=(1.0, 1.0, 1.0))
     need = 512 * 512 * 300 * (8 + 5) + (400 << 20)
-    assert estimate_bytes(case, plan, "float16") == need
+    assert estimate_bytes(case, [plan], "float16") == need
     monkeypatch.setenv("SEGTRAIL_WORKERS", "4")
     for free, fitting in ((5 * need, 4), (3 * need - 1, 2), (need // 2, 1)):
-        monkeypatch.setattr(flows.preprocess, "available_bytes", lambda free=free: free)
-        assert count_workers([case] * 8, plan, "float16") == fitting
+        monkeypatch.setattr(flows.preprocess, "free_bytes", lambda free=free: free)
+        assert count_workers([case] * 8, [plan], "float16") == fitting
     assert "2 worker(s) instead of 4: the largest case takes up to 1.3 GB, 4.0 GB are free" in caplog.text
-    assert count_workers([], plan, "float16") == 1
-    assert 0 < available_bytes() <= psutil.virtual_memory().total
+    assert count_workers([], [plan], "float16") == 1

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from flows.presets import load_preset, preset_edit
-from pipeline.config import load_params
+from pipeline.config import layout_names, load_params
 from pipeline.errors import SegtrailError
-from pipeline.io.sources import LAYOUTS
 
 PRESETS = Path("presets").resolve()
 PARAMS = Path("params.yaml")
@@ -44,14 +43,16 @@ def test_hippocampus_on_the_shipped_params_keeps_every_comment(project: Path) ->
 
 def test_there_and_back_is_the_shipped_file_byte_by_byte(project: Path) -> None:
     before = PARAMS.read_bytes()
-    for name in ("hippocampus", "luna16", "dsb2018", "lidc", "phantom"):
+    for name in sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "phantom"):
         PARAMS.write_text(preset_edit(load_preset(name, PRESETS), PARAMS).text)
+    PARAMS.write_text(preset_edit(load_preset("phantom", PRESETS), PARAMS).text)
     assert PARAMS.read_bytes() == before
 
 
-def test_every_preset_sets_the_same_keys_and_a_layout_that_is_there(project: Path) -> None:
+def test_every_preset_sets_the_same_keys_and_every_layout_has_one(project: Path) -> None:
     presets = {path.stem: load_preset(path.stem, PRESETS) for path in PRESETS.glob("*.yaml")}
-    assert presets.keys() >= {"phantom", "hippocampus", "dsb2018", "luna16", "lidc"}
+    assert presets.keys() >= {"phantom", "hippocampus", "own", "brats_nnunet"}
+    assert {preset.dataset.layout for preset in presets.values()} == set(layout_names())  # each has a preset
 
     def keys(tree: dict[str, Any], above: str = "") -> set[str]:
         parts = ((f"{above}{k}", v) for k, v in tree.items())
@@ -60,8 +61,22 @@ def test_every_preset_sets_the_same_keys_and_a_layout_that_is_there(project: Pat
     expected = keys(presets["phantom"].params)
     for name, preset in presets.items():
         assert keys(preset.params) == expected, name
-        assert preset.dataset.layout in LAYOUTS
         preset_edit(preset, PARAMS)  # values are legal
+
+
+def test_the_preset_for_data_of_ones_own_carries_no_tuning_of_others(project: Path) -> None:
+    PARAMS.write_text(preset_edit(load_preset("hippocampus", PRESETS), PARAMS).text)
+    own = load_preset("own", PRESETS)
+    assert (own.dataset.download, own.dataset.layout, own.built_in) == (None, "msd", False)
+    PARAMS.write_text(preset_edit(own, PARAMS).text)
+    params = load_params(PARAMS)
+    plan = params.plan
+    planned = (plan.spacing_mm, plan.patch_size, plan.base_features, plan.first_features, plan.normalization)
+    assert planned == ("auto",) * 5
+    assert (plan.detection_zoom, plan.detection_window) == ("auto", "auto")
+    assert params.train.of("unet").augmentation.flip_axes == ("x", "y", "z")
+    assert (params.register_.model_name, params.evaluate.baseline) == ("own", "none")
+    assert "ippocampus" not in PARAMS.read_text()
 
 
 def test_the_users_own_values_stay(project: Path) -> None:
@@ -88,7 +103,7 @@ def test_an_unknown_preset_lists_the_legal_ones() -> None:
     with pytest.raises(SegtrailError, match="unknown preset 'hippo'") as caught:
         load_preset("hippo", PRESETS)
     assert caught.value.fix.startswith("use one of: ")
-    assert "dsb2018, hippocampus, lidc, luna16, phantom" in caught.value.fix
+    assert "lidc, lits, luna16, own, phantom" in caught.value.fix
     with pytest.raises(SegtrailError, match="no presets in this folder"):
         load_preset("phantom", Path("tests/no-such-folder"))
 
@@ -104,7 +119,10 @@ def test_all_unknown_keys_of_a_preset_are_listed(project: Path) -> None:
     with pytest.raises(SegtrailError, match="4 problems") as caught:
         preset_edit(preset, PARAMS)
     assert "unknown params key 'register.modle_name' (fix: use one of: class_margin, " in caught.value.what
-    assert "unknown params key 'train.unnet' (fix: use one of: maskrcnn, unet)" in caught.value.what
+    assert (
+        "unknown params key 'train.unnet' (fix: use one of: maskrcnn, resunet, unet, unet_2d"
+        in caught.value.what
+    )
     assert "plan must be a section" in caught.value.what
     assert "report.title must be one value" in caught.value.what
 
@@ -127,7 +145,7 @@ def test_params_that_are_wrong_already_are_blamed_themselves(project: Path) -> N
     "dataset",
     [
         {"name": "../up", "layout": "msd"},
-        {"name": "a", "layout": "dicom"},
+        {"name": "a", "layout": "mds"},
         {
             "name": "a",
             "layout": "msd",

@@ -178,8 +178,8 @@ def test_scratch_of_a_training_that_is_not_registered_stays(registered: str) -> 
 def test_summary_table(three: tuple[str, str, str]) -> None:
     decision, numbers = run_register()
     text = "\n".join(register.summarise(decision, numbers))
-    assert [line.split()[:3] for line in text.splitlines()[2:5]] == [
-        ["v1", "unet", "0.8250"], ["v2", "unet", "0.9250"], ["v3", "unet", "0.7250"],
+    assert [line.split()[:4] for line in text.splitlines()[2:5]] == [
+        ["v1", "unet", "0.8000", "0.8250"], ["v2", "unet", "0.8000", "0.9250"], ["v3", "unet", "0.8000", "0.7250"],
     ]  # fmt: skip
     assert text.splitlines()[3].endswith("champion")
     assert f"challenger refused ({decision['decided']}): the improvement in test/dice is -0.2000" in text

@@ -19,7 +19,10 @@ from registered import (
     run_register,
 )
 
+from flows import register
+from pipeline.config import SplitParams
 from pipeline.errors import SegtrailError
+from pipeline.splits import choose_side
 
 
 def use_metric(name: str) -> None:
@@ -45,6 +48,82 @@ def test_the_best_of_several_models_is_challenger(tracked: Path) -> None:
     assert run_register()[0]["challenger"] == first  # the smaller distance
 
 
+def test_among_models_of_one_validation_metric_the_validation_cases_choose(tracked: Path) -> None:
+    made.write_project(("unet", "unet_2d", "maskrcnn"))
+    unet, flat = (
+        made.train("unet", "a", validation=0.85),
+        made.train("unet_2d", "b", minute=1, validation=0.80),
+    )
+    maskrcnn = made.train("maskrcnn", "c", minute=2, validation=0.3)
+    made.evaluate("unet", GOOD)
+    made.evaluate("unet_2d", BETTER)  # better on the test cases, which must not choose
+    made.evaluate("maskrcnn", WORSE)
+    decision, numbers = run_register()
+    assert (decision["challenger"], decision["champion_after"]) == (unet, unet)
+    assert decision["validation"] == [
+        {
+            "metric": "validation_dice", "winner": unet,
+            "scores": [
+                {"bundle_sha256": unet, "model": "unet", "score": 0.85},
+                {"bundle_sha256": flat, "model": "unet_2d", "score": 0.80},
+            ],
+        },
+        {
+            "metric": "validation_mask_map_10_50", "winner": maskrcnn,
+            "scores": [{"bundle_sha256": maskrcnn, "model": "maskrcnn", "score": 0.3}],
+        },
+    ]  # fmt: skip
+    assert numbers == {unet: "1", flat: "2", maskrcnn: "3"}  # all of them are versions
+    text = "\n".join(register.summarise(decision, numbers))
+    assert "by validation_dice (validation cases): unet of unet 0.8500, unet_2d 0.8000" in text
+    assert "by validation_mask_map" not in text  # nobody to choose from
+    again, _ = run_register()
+    assert again == decision
+    made.evaluate("maskrcnn", BETTER)  # of another kind: between kinds the test metric decides
+    assert run_register()[0]["challenger"] == maskrcnn
+
+
+def test_equal_validation_scores_leave_things_as_they_are(tracked: Path) -> None:
+    made.write_project(("unet", "unet_2d"))
+    unet, flat = made.train("unet", "a", validation=0.8), made.train("unet_2d", "b", minute=1, validation=0.8)
+    made.evaluate("unet", GOOD)
+    made.evaluate("unet_2d", BETTER)
+    assert run_register()[0]["challenger"] == unet  # the first in params.models
+    flat = made.train("unet_2d", "c", minute=2, validation=0.81)
+    made.evaluate("unet_2d", BETTER)
+    assert run_register()[0]["challenger"] == flat
+    unet = made.train("unet", "d", minute=3, validation=0.81)
+    made.evaluate("unet", BETTER)
+    assert run_register()[0]["challenger"] == flat  # who is challenger stays it
+
+
+def test_models_without_a_validation_score_compete_by_the_test_metric(tracked: Path) -> None:
+    made.write_project(("unet", "unet_2d", "resunet"))
+    made.train("unet", "a", validation=None)
+    third = made.train("resunet", "c", minute=2, validation=0.5)
+    flat = made.train("unet_2d", "b", minute=1, validation=None)
+    made.evaluate("unet", GOOD)
+    made.evaluate("unet_2d", BETTER)
+    made.evaluate("resunet", WORSE)
+    decision, _ = run_register()
+    assert decision["challenger"] == flat
+    assert decision["validation"][0]["winner"] == third
+
+
+def test_a_decision_from_before_validation_chose_still_reads(registered: str) -> None:
+    for path in (Path("data/registry/decision.json"), Path("data/registry/versions/phantom/decision.json")):
+        record = json.loads(path.read_text())
+        del record["validation"]
+        for line in record["versions"]:
+            del line["validation_metric"], line["validation_score"]
+        made.write_json(record, path)
+    decided = record["decided"]
+    decision = run_register()[0]
+    assert (decision["champion_after"], decision["decided"]) == (registered, decided)
+    assert decision["validation"][0]["winner"] == registered
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["mask_map_10_50", "cpm", "ap_dsb_50"])
 def test_a_detection_metric_chooses_and_the_gate_pairs_its_cases(tracked: Path, column: str) -> None:
     made.write_project(("unet", "maskrcnn"))
@@ -67,6 +146,7 @@ def test_a_detection_metric_chooses_and_the_gate_pairs_its_cases(tracked: Path, 
     assert f"the improvement in test/{column} is 0.0150 with lower bound" in decision["reasons"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "in_empty", "n_cases", "improvement"),
     [("mask_map_10_50", float("nan"), 5, 0.02), ("ap_dsb_50", 0.0, 6, (5 * 0.02 - 1) / 6)],
@@ -125,7 +205,10 @@ def test_a_champion_from_before_the_metric_was_measured(registered: str) -> None
     made.evaluate("unet", BETTER, more={"cpm": BETTER})
     decision = run_register()[0]
     assert (decision["challenger"], decision["champion_after"]) == (challenger, registered)
-    assert decision["reasons"][0] == "the champion was scored without test/cpm"
+    assert decision["reasons"] == [
+        "the champion was scored without test/cpm",
+        "the champion could not be rescored on 6 cases: their files are not here",
+    ]
 
 
 def test_other_settings_are_no_comparison_and_other_words_are(registered: str) -> None:
@@ -139,7 +222,8 @@ def test_other_settings_are_no_comparison_and_other_words_are(registered: str) -
     record["settings"]["max_detections"] = 5
     made.write_json(record, path)
     assert run_register()[0]["reasons"] == [
-        "the champion was scored with evaluate.max_detections = 100, the challenger with 5"
+        "the champion was scored with evaluate.max_detections = 100, the challenger with 5",
+        "the champion could not be rescored on 6 cases: their files are not here",
     ]
     record["settings"] |= {"max_detections": 100, "max_marks": 5}
     record["protocol"] = {"average_precision": "the same, in other words"}
@@ -147,20 +231,69 @@ def test_other_settings_are_no_comparison_and_other_words_are(registered: str) -
     assert run_register()[0]["promoted"]
 
 
-def test_champion_without_scores_on_new_test_cases(registered: str) -> None:
+def test_without_the_files_of_new_test_cases_those_that_both_have_decide(registered: str) -> None:
     made.write_cases([*made.TEST_CASES, "case_06", "case_07"])
-    made.train("unet", "two", minute=2)
-    made.evaluate("unet", (*BETTER, 0.9, 0.9), (*made.TEST_CASES, "case_06", "case_07"))
+    challenger = made.train("unet", "two", minute=2)
+    made.evaluate("unet", (*BETTER, 0.1, 0.1), (*made.TEST_CASES, "case_06", "case_07"))
     decision = run_register()[0]
-    assert decision["reasons"] == ["the champion has not been scored on 2 of the test cases"]
-    assert decision["champion_after"] == registered
+    assert decision["champion_after"] == challenger
+    assert decision["reasons"][1:] == [
+        "the champion could not be rescored on 2 cases: their files are not here"
+    ]
+    numbers = decision["numbers"]
+    assert (numbers["n_cases"], numbers["n_not_rescored"]) == (6, 2)
+    assert numbers["improvement"] == pytest.approx(0.1)
+    assert "n_rescored" not in numbers
 
 
-def test_champion_scored_on_other_files_of_the_same_case(registered: str) -> None:
+def test_scores_on_other_files_of_the_same_case_do_not_count(registered: str) -> None:
     made.write_cases(made.TEST_CASES, changed=["case_03"])
     made.train("unet", "two", minute=2)
     made.evaluate("unet", BETTER)
-    assert run_register()[0]["reasons"] == ["the champion has not been scored on 1 of the test cases"]
+    decision = run_register()[0]
+    assert decision["reasons"][1:] == [
+        "the champion could not be rescored on 1 cases: their files are not here"
+    ]
+    assert decision["numbers"]["n_cases"] == 5
+
+
+def test_a_case_that_one_of_them_was_trained_on_compares_nothing(tracked: Path) -> None:
+    """Another salt moves patients from one side to the other, and a patient's new case with him."""
+    made.write_project()
+    names = [f"p{number:02d}" for number in range(24)]
+    before, after = (write_sides(names, salt) for salt in ("first", "second"))
+    write_sides(names, "first")
+    champion = made.train("unet", "one")
+    made.evaluate("unet", [0.5] * len(before), before)
+    assert run_register()[0]["champion_after"] == champion
+    write_sides(names, "second")
+    challenger = made.train("unet", "two", minute=2)
+    made.evaluate("unet", [0.9 if name in before else 0.1 for name in after], after)
+    shared = set(before) & set(after)
+    assert 3 <= len(shared) < len(after)
+    decision = run_register()[0]
+    assert decision["champion_after"] == challenger  # by the shared ones: the others would have refused it
+    assert decision["numbers"] == {
+        "n_cases": len(shared), "n_patients": len(shared), "n_left_out": len(after) - len(shared),
+        **{
+            f"{label}improvement{end}": pytest.approx(0.4)
+            for label in ("", "nodule/", "vessel/") for end in ("", "_ci_low", "_ci_high")
+        },
+    }  # fmt: skip
+    assert decision["reasons"][1:] == [
+        f"{len(after) - len(shared)} test cases are left out: the champion was trained on their patients "
+        "(the split has changed since)"
+    ]
+
+
+def write_sides(names: list[str], salt: str) -> list[str]:
+    """The split of a salt, half of it test; its test cases."""
+    made.write_cases(names)
+    params = SplitParams(salt=salt, test_fraction=0.5, validation_fraction=0.1)
+    sides = {name: choose_side(name, params) for name in names}
+    rows = [{"case_id": name, "patient_id": name, "split": side} for name, side in sides.items()]
+    made.write_csv(rows, ("case_id", "patient_id", "split"), "data/splits/splits.csv")
+    return [name for name, side in sides.items() if side == "test"]
 
 
 def test_challenger_that_left_out_test_cases(tracked: Path) -> None:
@@ -215,3 +348,52 @@ def test_clear_errors(tracked: Path) -> None:
     assert caught.value.fix.endswith("or delete data/registry/versions/phantom/decision.json to choose anew")
     Path("data/registry/versions/phantom/decision.json").unlink()
     assert run_register()[0]["reasons"] == ["there was no champion"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["test/dice", "test/whole/dice", "test/vessel/dice"])
+def test_a_champion_from_before_the_regions_is_told_from_one_that_was_not_scored(
+    tracked: Path, metric: str
+) -> None:
+    """Nothing can be paired; counts of cases and intervals would only mislead."""
+    made.write_project()
+    first = made.train("unet", "one", minute=1)
+    made.evaluate("unet", GOOD)
+    run_register()
+    use_metric(metric)
+    second = made.train("unet", "two", minute=2)
+    made.evaluate("unet", BETTER, regions=("whole", "tip"))
+    decision, _ = run_register()
+    assert (decision["challenger"], decision["champion_after"]) == (second, first)
+    reason, other = decision["reasons"]
+    assert reason == (
+        "the champion was scored by the classes nodule, vessel, the challenger by the regions whole, tip: no case can "
+        "be compared; give register.model_name another name, or delete data/registry/versions/phantom/decision.json "
+        "to choose anew"
+    )
+    assert other == "the champion could not be rescored on 6 cases: their files are not here"
+    Path("data/registry/versions/phantom/decision.json").unlink()
+    assert run_register()[0]["champion_after"] == second  # the advice works
+
+
+def test_a_champion_by_regions_and_a_challenger_by_classes(tracked: Path) -> None:
+    made.write_project()
+    made.train("unet", "one", minute=1)
+    made.evaluate("unet", GOOD, regions=("whole", "tip"))
+    run_register()
+    made.train("unet", "two", minute=2)
+    made.evaluate("unet", BETTER)
+    reason, _ = run_register()[0]["reasons"]
+    assert reason.startswith(
+        "the champion was scored by the regions whole, tip, the challenger by the classes"
+    )
+
+
+def test_regions_that_one_of_them_has_too_are_compared(tracked: Path) -> None:
+    made.write_project()
+    made.train("unet", "one", minute=1)
+    made.evaluate("unet", GOOD, regions=("whole", "tip"))
+    run_register()
+    second = made.train("unet", "two", minute=2)
+    made.evaluate("unet", BETTER, regions=("whole", "tip"))
+    assert run_register()[0]["champion_after"] == second

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.models import get_model_info
 from mlflow_store import delete_store, forget_stores
 from registered import (
     BETTER,
@@ -20,8 +22,9 @@ from registered import (
 )
 
 from flows import register, tracking, tracking_registry
-from flows.archive import Version
+from flows.archive import Version, version_folder
 from flows.decision import load_audit
+from pipeline.config import PredictParams, load_params
 
 
 def test_deleted_store(three: tuple[str, str, str], project: Path, store_template: Path) -> None:
@@ -31,6 +34,25 @@ def test_deleted_store(three: tuple[str, str, str], project: Path, store_templat
     check_restored(three)
     assert list(versions()) == ["1", "2", "3"]
     assert tree("data/registry") == files
+
+
+def test_a_version_of_before_a_setting_is_served_with_it(
+    three: tuple[str, str, str], project: Path, store_template: Path
+) -> None:
+    """The code that travels with the rebuilt version asks for every setting; the archive lacks the newer one."""
+    record = version_folder("phantom", three[0]) / "version.json"
+    old = json.loads(record.read_text())
+    del old["predict"]["postprocessing"]
+    old["predict"]["overlap"] = 0.25
+    record.write_text(json.dumps(old, indent=2))
+    delete_store(project, store_template)
+    run_register()
+    signature = get_model_info(client().get_model_version_download_uri("phantom", "1")).signature
+    defaults = {spec.name: spec.default for spec in signature.params}
+    assert defaults.pop("device") == "auto"
+    now = load_params().predict
+    assert PredictParams(**defaults) == now.model_copy(update={"overlap": 0.25})
+    assert "postprocessing" not in json.loads(record.read_text())["predict"]  # the archive stays as it was
 
 
 def test_emptied_registry(three: tuple[str, str, str]) -> None:

@@ -19,6 +19,8 @@ from registered import (
 
 from flows import tracking
 from flows.archive import list_versions, version_folder
+from flows.served_model import _to_row
+from flows.tracking_served import build_signature
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 
@@ -46,8 +48,8 @@ def test_the_version_is_an_mlflow_model_without_pickle(registered: str) -> None:
     ]
     assert signature.outputs.input_names()[3:] == ["volume_mm3_nodule", "volume_mm3_vessel"]
     assert {spec.name: spec.default for spec in signature.params} == {
-        "overlap": 0.5, "mirror": "x", "memory_gb": 6.0, "min_component_mm3": 0.0, "min_score": 0.05,
-        "label_score": 0.5, "duplicate_iou": 0.5, "link_iou": 0.3, "device": "auto",
+        "overlap": 0.5, "mirror": "x", "memory_gb": 6.0, "min_component_mm3": 0.0, "postprocessing": "learned",
+        "min_score": 0.05, "label_score": 0.5, "duplicate_iou": 0.5, "link_iou": 0.3, "device": "auto",
     }  # fmt: skip
 
 
@@ -144,3 +146,19 @@ def test_a_look_up_creates_nothing(registered: str, project: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/none/mlflow.db")
     assert tracking.find_bundle("phantom", "champion")[1] == "unknown"
     assert not (project / "none").exists()
+
+
+def test_regions_have_columns_of_their_own(registered: str) -> None:
+    (version,) = list_versions("phantom")
+    path = version.files.plan
+    regions = [{"name": "whole", "labels": [1, 2], "paint": 1}]
+    path.chmod(0o644)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"regions": regions}))
+    names = build_signature(version).outputs.input_names()
+    assert names[3:] == ["volume_mm3_nodule", "volume_mm3_vessel", "volume_mm3_whole"]
+    record = {
+        "case_id": "a", "input": ["a.nii.gz"],
+        "labels": {"nodule": {"voxels": 2, "volume_mm3": 4.0}, "vessel": {"voxels": 0, "volume_mm3": 0.0}},
+        "regions": {"whole": {"voxels": 2, "volume_mm3": 4.0}},
+    }  # fmt: skip
+    assert list(_to_row(record, Path("out"))) == names

@@ -117,6 +117,22 @@ def test_a_run_a_rerun_and_a_failure(small: SmallProject) -> None:
     assert (small.folder / ".segtrail/repro.lock").read_text() == ""
 
 
+@pytest.mark.parametrize("text", ["", '{"read": {"out'])
+def test_a_file_that_dvc_was_killed_in_writing_stops_nothing(small: SmallProject, text: str) -> None:
+    rwlock = small.folder / ".dvc" / "tmp" / "rwlock"
+    rwlock.parent.mkdir(exist_ok=True)
+    rwlock.write_text(text)
+    plain = [sys.executable, "-m", "dvc", "repro"]
+    refused = subprocess.run(plain, cwd=small.folder, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "RWLock-file" in refused.stderr
+    mended = small.run("repro")
+    assert mended.returncode == 0, mended.stderr
+    assert mended.stdout.startswith("segtrail: .dvc/tmp/rwlock was cut short when DVC was killed: removed")
+    assert small.read("out/second") == "one"
+    assert "rwlock" not in small.run("repro").stdout
+
+
 def test_arguments_go_to_dvc(small: SmallProject) -> None:
     run = small.run("repro", "first", "--dry")
     assert run.returncode == 0
@@ -133,13 +149,13 @@ def test_minutes_are_written_into_the_params_of_the_models_in_use(small: SmallPr
     assert run.returncode == 0, run.stderr
     assert "segtrail: params.yaml: train.unet.max_minutes: 4.5 -> 12.5" in run.stdout
     params = load_params(path)
-    assert params.train.unet.max_minutes == 12.5
-    assert params.train.maskrcnn.max_minutes == 5.0
+    assert params.train.of("unet").max_minutes == 12.5
+    assert params.train.of("maskrcnn").max_minutes == 5.0
     assert [line for line in path.read_text().splitlines() if "max_minutes" not in line] == comments
     wrong = small.run("repro", "--dry", "--minutes", "0")
     assert wrong.returncode == 1
     assert "train.unet.max_minutes = 0.0" in wrong.stderr
-    assert load_params(path).train.unet.max_minutes == 12.5
+    assert load_params(path).train.of("unet").max_minutes == 12.5
 
 
 def test_two_at_once_one_leaves_and_one_waits(small: SmallProject) -> None:
@@ -161,6 +177,7 @@ def test_two_at_once_one_leaves_and_one_waits(small: SmallProject) -> None:
     assert small.read("out/second") == "one"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_ends_its_stage_and_can_be_taken_up(
     small: SmallProject, number: signal.Signals
@@ -191,6 +208,7 @@ def test_kill_9_of_the_command_ends_its_stage_too(small: SmallProject) -> None:
     assert small.read("out/second") == "one"
 
 
+@pytest.mark.slow
 def test_a_downloaded_archive_without_git(tmp_path: Path) -> None:
     project = SmallProject(tmp_path)
     project.create(with_git=False)
@@ -260,6 +278,31 @@ def test_summary_shows_the_models_side_by_side(project: Path) -> None:
         f"report:  file://{project}/data/report/index.html\n"
         "browse:  make ui  (MLflow on http://127.0.0.1:5000, Prefect on http://127.0.0.1:4200)\n"
     )
+
+
+def test_summary_says_who_won_by_validation(project: Path) -> None:
+    path = Path("params.yaml")
+    path.write_text(re.sub(r"(?m)^models: \[.*?\]", "models: [unet, unet_2d, maskrcnn]", path.read_text()))
+    digests = {"unet": SHA, "unet_2d": "f" * 64, "maskrcnn": "e" * 64}
+    for model, sha256 in digests.items():
+        write_json(f"data/metrics/{model}/metrics.json", {"metrics": {"test/dice": 0.5}})
+        write_json(f"data/models/{model}/run.json", {"bundle_sha256": sha256})
+
+    def group(metric: str, winner: str, **scores: float | None) -> dict[str, object]:
+        lines = [{"bundle_sha256": digests[m], "model": m, "score": score} for m, score in scores.items()]
+        return {"metric": metric, "winner": digests[winner], "scores": lines}
+
+    validation = [
+        group("validation_dice", "unet_2d", unet=0.81234, unet_2d=0.825),
+        group("validation_mask_map_10_50", "maskrcnn", maskrcnn=0.25),
+    ]
+    decision = {"name": "phantom", "champion_after": SHA, "challenger": SHA, "promoted": False, "decided": ""}
+    write_json("data/registry/decision.json", decision | {"validation": validation, "reasons": []})
+    lines = [line.split("  ") for line in summarise({}, 1.0).splitlines()]
+    rows = [[cell.strip() for cell in line if cell] for line in lines]
+    assert ["validation_dice *", "0.8123", "0.8250 competes", "-"] in rows
+    assert ["validation_mask_map_10_50", "-", "-", "0.2500"] in rows
+    assert ["* chooses the model: among those validated by one metric validation, then the test"] in rows
 
 
 def test_summary_of_a_refused_challenger_on_pictures(project: Path) -> None:

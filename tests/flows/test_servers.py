@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -10,13 +11,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect_home import make_home
-from small_project import SmallProject, wait_until
+from small_project import RECORDED_WORK, SmallProject, wait_until
 
 from flows import servers
 from flows.locks import is_alive
@@ -55,6 +58,7 @@ def test_a_server_that_hangs_does_not_answer() -> None:
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_server_ends_with_its_owner(home: Path) -> None:
     with subprocess.Popen(["sleep", "300"]) as owner:
         try:
@@ -193,6 +197,8 @@ def test_both_pages_until_terminated(tmp_path: Path) -> None:
         assert b"MLflow" in get(mlflow)
         assert b"Prefect" in get(f"{prefect}/runs")
         assert json.loads(get(f"{prefect}/ui-settings"))["api_url"] == f"{prefect}/api"
+        assert listening(ui.pid) == {"127.0.0.1"}
+        assert "warning" not in text
         assert (tmp_path / ".segtrail/mlflow.db").is_file()
         assert (tmp_path / ".segtrail/prefect/prefect.db").is_file()
     finally:
@@ -202,3 +208,65 @@ def test_both_pages_until_terminated(tmp_path: Path) -> None:
     for address in (mlflow, prefect):
         with pytest.raises(OSError, match="refused"):
             get(address)
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses that a process and all below it listen on."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return {c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+def status(url: str, **headers: str) -> int:
+    """Status that a server answers a question about runs with."""
+    body = json.dumps({"max_results": 1}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.slow
+def test_told_to_be_reachable_with_a_password(tmp_path: Path) -> None:
+    project = SmallProject(tmp_path)
+    project.create(work=RECORDED_WORK)
+    first = 22000 + os.getpid() % 20000
+    ports = ["--mlflow-port", str(first), "--prefect-port", str(first + 100)]
+    told = {"PREFECT_SERVER_API_AUTH_STRING": "segtrail:open-4711"}
+    ui = project.start(["ui", *ports, "--host", "0.0.0.0", "--allowed-hosts", "lab.example.org"], **told)
+    assert ui.stdout is not None
+    try:
+        text = ""
+        while "Ctrl-C ends both." not in text:
+            line = ui.stdout.readline()
+            assert line, ui.communicate()
+            text += line
+        assert text.startswith(
+            "warning: the servers listen on 0.0.0.0: whoever reaches this machine (lab.example.org)"
+        )
+        assert "open-4711" not in text
+        assert listening(ui.pid) == {"0.0.0.0"}
+        mlflow, prefect = re.findall(r"^(?:MLflow|Prefect) +(http://127.0.0.1:\d+)$", text, re.MULTILINE)
+        experiments = f"{mlflow}/api/2.0/mlflow/experiments/search"
+        own, foreign = f"lab.example.org:{first}", "evil.example.org"
+        assert status(experiments, Host=own, Origin=f"http://{own}") == 200
+        assert status(experiments, Host=foreign) == 403
+        assert status(experiments, Host=own, Origin=f"http://{foreign}") == 403
+        runs = f"{prefect}/api/flow_runs/count"
+        assert status(runs) == 401
+        secret = base64.b64encode(b"segtrail:open-4711").decode()
+        assert status(runs, Authorization=f"Basic {secret}") == 200
+        assert (
+            json.loads(get(f"{prefect}/ui-settings"))["api_url"]
+            == f"http://lab.example.org:{first + 100}/api"
+        )
+        # A stage is recorded by it: `segtrail` sends what the server asks for.
+        done = project.run("repro", **told, PREFECT_API_URL=f"{prefect}/api", SEGTRAIL_NO_PREFECT="")
+        assert done.returncode == 0, done.stderr
+        assert "unrecorded" not in done.stdout
+        doctor = project.run("doctor", **told, PREFECT_API_URL=f"{prefect}/api")
+        assert "2 Completed" in doctor.stdout
+    finally:
+        ui.terminate()
+        ui.communicate(timeout=60)

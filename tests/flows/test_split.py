@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from flows.split import split_flow
 from pipeline.cases import QUARANTINED, CaseRecord, load_cases, save_cases
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
+from pipeline.folds import Draw, load_draw
 from pipeline.leakage import check_leakage
 from pipeline.splits import choose_side, load_rows, load_splits
 
@@ -24,7 +26,8 @@ SPLITS = Path("data/splits/splits.csv")
 
 def make_case(patient: str, number: int = 1, verdict: str = "ok", sha256: str = "") -> CaseRecord:
     name = f"{patient}_{number}"
-    return CaseRecord(name, patient, "", (f"{name}.nii.gz",), "", "", sha256=sha256 or name, verdict=verdict)
+    files = (f"{name}.nii.gz",), f"{name}_label.nii.gz"
+    return CaseRecord(name, patient, "", *files, "", sha256=sha256 or name, verdict=verdict)
 
 
 CASES = [*(make_case(patient) for patient in PATIENTS), make_case("p13", 2), make_case("p5", 1, QUARANTINED)]
@@ -83,9 +86,11 @@ def test_prints_the_table_and_warns_of_an_absent_class(
         "validation      1         1     1       0",
         "test            3         3     3       3",
     ]
-    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warnings) == 1
-    assert "no validation case holds class nodule" in warnings[0]
+    absent, few = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert "no validation case holds class nodule" in absent
+    assert few.startswith("warning: only 1 labelled patient in validation, fewer than 4: chance has")
+    for key in ("split.validation_fraction", "split.salt", "train.<model>.folds"):
+        assert key in few
 
 
 def test_the_same_bytes_again_and_nothing_left_of_before(inspected: Path) -> None:
@@ -94,7 +99,16 @@ def test_the_same_bytes_again_and_nothing_left_of_before(inspected: Path) -> Non
     (SPLITS.parent / "stale.txt").touch()
     split_flow.fn()
     assert SPLITS.read_bytes() == first
-    assert [path.name for path in SPLITS.parent.iterdir()] == ["splits.csv"]
+    assert sorted(path.name for path in SPLITS.parent.iterdir()) == ["split.json", "splits.csv"]
+    assert load_draw(SPLITS.parent / "split.json") == Draw("segtrail")
+
+
+def test_patients_with_copies_of_one_image_are_linked(inspected: Path) -> None:
+    """Both stand on the side train, so the split itself does not part them."""
+    twin = replace(make_case("p17", 2), code="duplicate_of:p19_1")
+    save_cases([*CASES, twin], Path("data/inspected/cases.csv"))
+    split_flow.fn()
+    assert load_draw(SPLITS.parent / "split.json").linked == {"p17": "p17", "p19": "p17"}
 
 
 def test_new_cases_move_nobody(inspected: Path) -> None:

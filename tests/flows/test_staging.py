@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.staging import build_tree, list_files, recover, replace_bytes, restored_on_failure, swap_in
+from flows.overlay import list_files
+from flows.staging import build_tree, recover, replace_bytes, restored_on_failure, swap_in
 from pipeline.errors import SegtrailError
 
 

@@ -17,6 +17,8 @@ from mlflow.entities import Run, ViewType
 from mlflow_store import delete_store, forget_stores
 
 from flows import tracking, tracking_store
+from flows.tracking_content import flatten_params
+from pipeline.plan import Plan
 
 PROVENANCE = {
     "dataset": "phantom",
@@ -87,6 +89,48 @@ def test_a_training_as_it_goes(tracked: Path) -> None:
     assert (data.dataset.name, data.dataset.digest) == ("phantom", PROVENANCE["data_digest"])
     assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
     assert client().get_experiment(run.info.experiment_id).name == "phantom"
+
+
+@pytest.mark.parametrize(
+    ("section", "wanted"),
+    [
+        (
+            {"network": "unet", "configuration": "2d"},
+            {"plan.dimensions": "2", "plan.patch_size": "[16, 24, 1]"},
+        ),
+        (
+            {"network": "unet", "configuration": "cascade"},
+            {"plan.dimensions": "3", "plan.spacing_mm": "[2.0, 2.0, 3.0]"},
+        ),
+        ({"network": "maskrcnn"}, {"plan.dimensions": "3"}),
+    ],
+)
+def test_a_live_run_has_the_plan_of_its_bundle(
+    tracked: Path, section: dict[str, str], wanted: dict[str, str]
+) -> None:
+    made.write_project()
+    alternative = {
+        "spacing_mm": [4.0, 4.0, 6.0], "shape": [32, 48, 20], "batch_size": 9, "strides": [[1, 1, 1], [2, 2, 1]],
+        "kernels": [[3, 3, 1], [3, 3, 1]], "features": [4, 8],
+    }  # fmt: skip
+    planned = made.PLAN | {
+        "alternatives": {
+            "2d": alternative | {"dimensions": 2, "patch_size": [16, 24, 1]},
+            "lowres": alternative | {"dimensions": 3, "patch_size": [16, 16, 16]},
+        }
+    }
+    made.write_json(planned, "data/plan/plan.json")
+    parent = tracking.start_training_run("mine", section, PROVENANCE)
+    fold = tracking.start_fold_run(parent, "mine", 0, section, PROVENANCE)
+    plan = Plan.model_validate(planned)
+    configured = plan.configured(*section.values()) if "configuration" in section else plan
+    bundle = {"params": section, "plan": configured.model_dump(mode="json")}
+    for run_id in (parent, fold):
+        assert run_id is not None
+        logged = client().get_run(run_id).data.params
+        assert logged == flatten_params(bundle["params"], bundle["plan"])
+        assert logged.items() >= wanted.items()
+    tracking.finish_training_run(parent, "FINISHED")
 
 
 def test_system_metrics(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

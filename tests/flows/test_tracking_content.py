@@ -51,7 +51,11 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flattened_params() -> None:
     train = {"seed": 1, "augmentation": {"flip": 0.5}, "class_weights": "none"}
-    plan = {"patch_size": [8, 8, 8], "reasons": {"patch_size": "small"}}
+    plan = {
+        "patch_size": [8, 8, 8],
+        "reasons": {"patch_size": "small"},
+        "alternatives": {"2d": {"batch_size": 2}},
+    }
     assert flatten_params(train, plan) == {
         "seed": "1", "augmentation.flip": "0.5", "class_weights": "none", "plan.patch_size": "[8, 8, 8]",
     }  # fmt: skip

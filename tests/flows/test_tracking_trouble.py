@@ -68,6 +68,7 @@ def test_a_store_that_fails_in_the_middle_is_asked_once(
     tracking.finish_training_run(run_id, "FINISHED")
 
 
+@pytest.mark.slow
 def test_training_is_not_imported() -> None:
     code = (
         "import sys, flows.tracking, flows.tracking_served, flows.register; "

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from pipeline.augmentation import AugmentationDraw, apply_augmentation, draw_augmentation
-from pipeline.config import AugmentationParams
 from pipeline.intensity_augmentation import draw_intensity
+from pipeline.train_params import AugmentationParams
 
 SHIPPED = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["train"]["unet"]["augmentation"]
 CHANCES = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")

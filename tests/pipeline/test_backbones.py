@@ -15,7 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from pipeline.errors import SegtrailError
 from pipeline.models.backbones import BACKBONES, PyramidBackbone, load_backbone_weights
 
-PARAM = r"params\.yaml: train\.maskrcnn\.backbone"
+PARAM = r"params\.yaml: train\.detector\.backbone"
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -63,7 +63,8 @@ def test_four_levels_of_the_pyramid(name: str) -> None:
 
 def test_an_unknown_backbone_lists_the_known() -> None:
     with pytest.raises(
-        SegtrailError, match=rf"unknown backbone 'vgg16'[\s\S]*{PARAM}[\s\S]*resnet18, resnet50"
+        SegtrailError,
+        match=r"unknown backbone 'vgg16'[\s\S]*train\.<model>\.backbone[\s\S]*resnet18, resnet50",
     ):
         small(name="vgg16")
 
@@ -145,7 +146,7 @@ def test_loading_leaves_the_given_tensors_alone(classifier: nn.Module) -> None:
 
 def test_weights_of_another_network_are_refused(classifier: nn.Module) -> None:
     state = classifier.state_dict()
-    message = r"weights do not fit the backbone[\s\S]*here[\s\S]*train\.maskrcnn\.backbone"
+    message = r"weights do not fit the backbone[\s\S]*here[\s\S]*that the key backbone names"
     with pytest.raises(SegtrailError, match=message):
         small(name="resnet50", frozen_norm=True).load_pretrained(state, "here", unit_range=False)
     missing = {name: tensor for name, tensor in state.items() if name != "layer3.0.conv1.weight"}
@@ -161,23 +162,23 @@ def test_a_file_of_weights(classifier: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "resnet18.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    state = load_backbone_weights(str(path), sha256, "resnet18")
+    state = load_backbone_weights(str(path), sha256, "resnet18", "train.detector")
     assert all(torch.equal(state[name], tensor) for name, tensor in classifier.state_dict().items())
 
     wrong = "0" * 64
     with pytest.raises(
         SegtrailError, match=rf"is {sha256}, expected {wrong}[\s\S]*{path}[\s\S]*backbone_sha256"
     ):
-        load_backbone_weights(str(path), wrong, "resnet18")
+        load_backbone_weights(str(path), wrong, "resnet18", "train.detector")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(
         SegtrailError, match=rf"No such file[\s\S]*{tmp_path}/none\.safetensors \({PARAM}_weights"
     ):
-        load_backbone_weights(str(tmp_path / "none.safetensors"), "0" * 64, "resnet18")
+        load_backbone_weights(str(tmp_path / "none.safetensors"), "0" * 64, "resnet18", "train.detector")
     with pytest.raises(SegtrailError, match="cannot be read"):
-        load_backbone_weights(str(tmp_path), "0" * 64, "resnet18")  # a folder
+        load_backbone_weights(str(tmp_path), "0" * 64, "resnet18", "train.detector")  # a folder
 
 
 def test_a_file_that_is_not_safetensors(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_file_that_is_not_safetensors(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(SegtrailError, match=r"are not safetensors[\s\S]*weights\.pth[\s\S]*save_file"):
-        load_backbone_weights(str(path), sha256, "resnet18")
+        load_backbone_weights(str(path), sha256, "resnet18", "train.detector")
 
 
 @pytest.fixture
@@ -199,11 +200,11 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_imagenet_without_a_network_is_one_clear_error(offline: Path) -> None:
     with pytest.raises(SegtrailError) as caught:
-        load_backbone_weights("imagenet", "", "resnet18")
+        load_backbone_weights("imagenet", "", "resnet18", "train.detector")
     assert "ImageNet weights of resnet18 cannot be had" in caught.value.what
     assert "refused" in caught.value.what
     assert caught.value.where == (
-        "http://127.0.0.1:9/resnet18-f37072fd.pth (params.yaml: train.maskrcnn.backbone_weights)"
+        "http://127.0.0.1:9/resnet18-f37072fd.pth (params.yaml: train.detector.backbone_weights)"
     )
     assert f"put resnet18-f37072fd.pth into {offline}" in caught.value.fix
     assert "backbone_weights: none" in caught.value.fix
@@ -213,7 +214,7 @@ def test_a_damaged_file_in_the_cache_is_named_and_never_read(offline: Path) -> N
     offline.mkdir(parents=True)
     (offline / "resnet18-f37072fd.pth").write_bytes(b"not what it was")
     with pytest.raises(SegtrailError, match=rf"{offline}/resnet18-f37072fd\.pth is damaged, remove it"):
-        load_backbone_weights("imagenet", "", "resnet18")
+        load_backbone_weights("imagenet", "", "resnet18", "train.detector")
 
 
 def test_imagenet_weights_that_lie_in_the_cache(
@@ -225,7 +226,7 @@ def test_imagenet_weights_that_lie_in_the_cache(
     name = f"resnet18-{digest[:8]}.pth"
     (offline / "weights").rename(offline / name)
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", f"http://127.0.0.1:9/{name}")
-    state = load_backbone_weights("imagenet", "", "resnet18")
+    state = load_backbone_weights("imagenet", "", "resnet18", "train.detector")
     backbone = small(frozen_norm=True)
     backbone.load_pretrained(state, "the cache", unit_range=False)
     assert torch.equal(backbone.body["conv1"].weight, classifier.conv1.weight)

@@ -6,7 +6,13 @@ import logging
 
 import pytest
 
-from pipeline.balance import SideCounts, count_sides, format_sides, warn_absent_classes
+from pipeline.balance import (
+    SideCounts,
+    count_sides,
+    describe_small_validation,
+    format_sides,
+    warn_absent_classes,
+)
 from pipeline.cases import CaseRecord
 from pipeline.splits import SplitRow
 
@@ -59,3 +65,26 @@ def test_a_class_absent_on_a_side_is_warned_of(
     assert "no validation case holds class tumour" in caplog.text
     assert "no test case holds class tumour" in caplog.text
     assert "liver" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("patients", "labels", "start"),
+    [
+        ("abcd", "llll", ""),
+        ("abcde", "lllll", ""),
+        ("abc", "lll", "only 3 labelled patients in validation"),
+        ("abccc", "lllll", "only 3 labelled patients in validation"),  # three scans of one patient
+        ("abcd", "lll-", "only 3 labelled patients in validation"),
+        ("a", "l", "only 1 labelled patient in validation"),
+    ],
+)
+def test_few_labelled_patients_in_validation(patients: str, labels: str, start: str) -> None:
+    cases = [
+        CaseRecord(f"{i}{patient}", patient, "", (), "" if label == "-" else "label.nii.gz", "")
+        for i, (patient, label) in enumerate(zip(patients, labels, strict=True))
+    ]
+    others = [CaseRecord(f"other_{i}", f"other_{i}", "", (), "label.nii.gz", "") for i in range(9)]
+    sides = dict.fromkeys((case.case_id for case in cases), "validation")
+    sides |= {case.case_id: "train" if i % 2 else "test" for i, case in enumerate(others)}
+    found = describe_small_validation(sides, [*cases, *others])
+    assert found.startswith(start) and bool(found) == bool(start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,16 @@ def test_the_digest_covers_weights_and_metadata(folder: Path) -> None:
     text = (folder / "bundle.json").read_text()
     (folder / "bundle.json").write_text(text.replace('"seed": 1', '"seed": 2'))
     assert load_bundle(folder).sha256 != before
+
+
+def test_a_bundle_of_before_is_one_network_without_rules(folder: Path) -> None:
+    path = folder / "bundle.json"
+    record = json.loads(path.read_text())
+    for name in ("members", "validation_scores", "postprocessing"):
+        del record[name]
+    path.write_text(json.dumps(record))
+    bundle = load_bundle(folder)
+    assert (bundle.metadata.members, bundle.metadata.postprocessing) == (1, ())
+    assert bundle.metadata.validation_scores == {}
+    assert bundle.further_bytes == 0
+    assert bundle.build(torch.device("cpu"))(torch.zeros(1, 1, 8, 8, 8)).shape == (1, 2, 8, 8, 8)

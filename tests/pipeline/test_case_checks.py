@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.case_checks import check_images, check_instances
+from pipeline.case_checks import check_images, check_instances, check_value_range
+from pipeline.io.dataset import DatasetFacts
 from pipeline.io.stored import StoredImage
 
 LABEL = np.array([0, 0, 1, 1, 1, 2, 2, 0], np.uint8).reshape(8, 1, 1)
@@ -73,3 +74,34 @@ def test_a_constant_channel_is_wrong_unless_it_is_a_colour() -> None:
     assert check_images(image, colours=True) == []
     array[1] = 0
     assert len(check_images(image, colours=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-1024, 3071, ""),
+        (-3024, 1500, ""),  # padding of a scanner
+        (-1000, 30000, ""),  # metal in extended HU
+        (0, 255, "windowed to 8 bits"),
+        (0, 4095, "offset of 1024"),
+        (0, 1, "span too small"),
+        (-32768, 3071, "beyond what HU can be"),
+        (-1024, 65535, "beyond what HU can be"),
+    ],
+)
+def test_ct_that_is_not_in_hu(low: int, high: int, said: str) -> None:
+    array = np.array([low, high, (low + high) // 2, low], np.float32).reshape(1, 4, 1, 1)
+    images = {"image": StoredImage(array, np.eye(4))}
+    found = check_value_range(images, DatasetFacts("a", ("CT",), {"background": 0}))
+    assert [f.verdict for f in found] == ["warn"] * bool(said)
+    assert all(said in f.reason and f.measured == f"{low} to {high}" for f in found)
+    assert check_value_range(images, DatasetFacts("a", ("MRI",), {"background": 0})) == []
+
+
+def test_each_channel_has_the_range_of_its_modality() -> None:
+    """PET first, CT second, in one file."""
+    array = np.stack([np.full((2, 2, 2), 5.0), np.full((2, 2, 2), 40.0)]).astype(np.float32)
+    array[:, 0, 0, 0] = 0
+    images = {"image": StoredImage(array, np.eye(4))}
+    (finding,) = check_value_range(images, DatasetFacts("a", ("PET", "CT"), {"background": 0}))
+    assert finding.measured == "0 to 40"

@@ -24,6 +24,7 @@ FULL = CaseRecord(
     verdict="quarantined",
     code="not_finite;empty_label",
     reason='image: 3 of 5 voxels are NaN or Inf, limit 0; "quoted", and\na second line',
+    fixes=("label:orientation", "label:header"),
 )
 
 

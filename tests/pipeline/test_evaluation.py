@@ -25,6 +25,7 @@ from pipeline.evaluation import (
     save_record,
     summarise,
 )
+from pipeline.scores import load_scores
 from pipeline.volume import LabelMap
 
 PARAMS = EvaluateParams(
@@ -69,6 +70,51 @@ def test_one_record_a_class() -> None:
     assert second.surface_dice == pytest.approx(20 / 24)
     assert math.isnan(third.dice)
     assert math.isnan(third.hd95_mm)
+
+
+def test_regions_are_unions_of_classes_and_come_first() -> None:
+    reference = label_map({1: slice(0, 4), 2: slice(4, 8)})
+    prediction = label_map({1: slice(0, 2), 2: slice(2, 8)})
+    rows = evaluate_case(
+        reference, prediction, {"core": 1, "edema": 2}, 1.0, "c", "p", {"whole": (1, 2), "core_region": (1,)}
+    )
+    assert [(row.label, row.kind) for row in rows] == [
+        ("whole", "region"), ("core_region", "region"), ("core", "class"), ("edema", "class"),
+    ]  # fmt: skip
+    # Two slices of core are called edema: the whole does not mind.
+    assert [row.dice for row in rows] == pytest.approx(
+        [1.0, 2 * 2 / (4 + 2), 2 * 2 / (4 + 2), 2 * 4 / (4 + 6)]
+    )
+    assert [row.reference_voxels for row in rows] == [32, 16, 16, 16]
+
+
+def test_with_regions_the_mean_is_over_regions_alone(tmp_path: Path) -> None:
+    def region(case_id: str, label: str, dice: float) -> CaseMetrics:
+        return replace(row(case_id, case_id, label, dice), kind="region")
+
+    rows = [
+        region("a", "whole", 0.9), region("a", "tip", NAN), row("a", "a", "core", 0.1),
+        region("b", "whole", 0.7), region("b", "tip", 0.2), row("b", "b", "core", 0.3),
+        region("c", "whole", NAN), region("c", "tip", NAN), row("c", "c", "core", 0.5),
+    ]  # fmt: skip
+    numbers = summarise(rows, PARAMS)
+    assert numbers["test/whole/dice"] == pytest.approx(0.8)
+    assert numbers["test/tip/dice"] == pytest.approx(0.2)
+    assert numbers["test/core/dice"] == pytest.approx(0.3)
+    assert numbers["test/dice"] == pytest.approx((0.8 + 0.2) / 2)
+    assert (numbers["test/dice_n"], numbers["test/core/dice_n"]) == (2, 3)
+    # All classes and regions alone have the intervals that they have beside each other.
+    alone = summarise([r for r in rows if r.kind == "region"], PARAMS)
+    assert {name: numbers[name] for name in alone} == alone
+    assert case_dice(rows) == pytest.approx({"a": 0.9, "b": 0.45})
+    assert "regions" in describe_protocol(PARAMS, ["whole", "tip"])
+    assert "regions" not in describe_protocol(PARAMS)
+    save_case_metrics(rows, tmp_path / "cases.csv")
+    table = tmp_path / "cases.csv"
+    assert {(s.label, s.case_id) for s in load_scores(table, "test/dice")} == {
+        (label, case) for label in ("whole", "tip") for case in "abc"
+    }
+    assert {s.label for s in load_scores(table, "test/core/dice")} == {"whole", "tip", "core"}
 
 
 def test_grids_must_agree() -> None:
@@ -200,7 +246,7 @@ def test_table_with_further_columns(tmp_path: Path) -> None:
     assert "nan" not in text
     with (tmp_path / "cases.csv").open(encoding="utf-8", newline="") as stream:
         first, second = csv.DictReader(stream)
-    assert list(first)[-4:] == ["reference_voxels", "prediction_voxels", "cpm", "ap_dsb"]
+    assert list(first)[-4:] == ["prediction_voxels", "kind", "cpm", "ap_dsb"]
     assert (first["dice"], first["hd95_mm"], first["cpm"], first["ap_dsb"]) == (str(1 / 3), "", "0.5", "")
     assert [second[key] for key in ("case_id", "label", "dice", "reference_voxels")] == ["b, c", "ö", "", "0"]
     save_case_metrics(rows, tmp_path / "overlap.csv")

@@ -21,8 +21,12 @@ def test_within_the_limit_is_no_difference() -> None:
     assert describe_difference(Grid(SHAPE, np.eye(4)), Grid(SHAPE, moved), 0.008) != ""
 
 
-def test_shape_comes_first() -> None:
+def test_shape_comes_first_and_what_else_differs_is_told_too() -> None:
     text = describe_difference(Grid(SHAPE, np.eye(4)), Grid((11, 21, 30), np.diag([2, 1, 1, 1])), 0.01)
+    assert (
+        text == "shape is (11, 21, 30), expected (11, 21, 31); spacing is (2, 1, 1) mm, expected (1, 1, 1) mm"
+    )
+    text = describe_difference(Grid(SHAPE, np.eye(4)), Grid((11, 21, 30), np.eye(4)), 0.01)
     assert text == "shape is (11, 21, 30), expected (11, 21, 31)"
 
 

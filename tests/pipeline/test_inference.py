@@ -15,10 +15,10 @@ from pipeline.errors import SegtrailError
 from pipeline.inference import is_out_of_memory, predict_classes, predict_logits
 from pipeline.inference_memory import list_settings
 from pipeline.io.images import load_volume
-from pipeline.plan import ChannelNormalization, Plan
+from pipeline.plan import ChannelNormalization, Plan, RegionPlan
 from pipeline.preprocessing import prepare_volume
 from pipeline.volume import Volume, from_canonical, reorientation, spacing_mm
-from pipeline.windows import Network, Setting
+from pipeline.windows import Network, Setting, sum_windows
 
 CPU = torch.device("cpu")
 SINGLE, HALF = list_settings(CPU)
@@ -199,6 +199,16 @@ def test_windows_at_once_change_nothing(windows: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("patch", "overlap"), [((40, 16, 1), 0.5), ((8, 16, 8), 0.0)])
+def test_windows_that_do_not_overlap_keep_to_themselves(patch: tuple[int, int, int], overlap: float) -> None:
+    """Single slices, and windows side by side: nothing of one slab is left in the next."""
+    image = torch.randn(1, 40, 16, 24, generator=torch.Generator().manual_seed(0))
+    slabs = sum_windows(lambda windows: windows.clone(), image, patch, overlap, SINGLE)
+    for slab in slabs:
+        planes = image.narrow(slab.axis + 1, slab.first, slab.logits.shape[slab.axis + 1])
+        torch.testing.assert_close(slab.logits, planes)
+
+
 def test_an_image_of_one_slice_is_predicted_as_it_is() -> None:
     array = np.random.default_rng(0).normal(0, 60, (1, 50, 40, 1)).astype(np.float32)
     volume, plan = Volume(array, np.eye(4)), make_plan((16, 16, 1), (1, 1, 1))
@@ -225,7 +235,12 @@ def test_memory_that_runs_out_is_answered_with_the_next_setting(caplog: pytest.L
     calls.clear()
     with pytest.raises(SegtrailError, match="smallest setting") as error:
         predict_classes(greedy, image, grid, plan, 0.5, "", [HALF], "case 7")
-    assert "predict.memory_gb" in error.value.fix
+    assert error.value.fix.startswith("free memory, or raise plan.spacing_mm")  # no setting takes less
+    calls.clear()
+    on_device = Setting(1, torch.float32, torch.device("meta"), CPU)
+    with pytest.raises(SegtrailError, match="smallest setting") as error:
+        predict_classes(greedy, image, grid, plan, 0.5, "", [on_device], "case 7")
+    assert "raise predict.memory_gb" in error.value.fix  # with more, sums could lie in main memory
 
 
 @pytest.mark.parametrize(
@@ -274,3 +289,43 @@ def test_a_real_case_is_the_weighted_mean_of_its_windows(shared_data: Path) -> N
         weights[cut] += weight
     ours = predict_logits(blurred, image, plan, 0.5, "")
     torch.testing.assert_close(ours, total / weights, rtol=1e-4, atol=1e-3)
+
+
+NESTED = (
+    RegionPlan(name="whole", labels=(1, 2), paint=1),
+    RegionPlan(name="core", labels=(2,), paint=2),
+)
+
+
+def two_thresholds(image: torch.Tensor) -> torch.Tensor:
+    """A network that calls whole what is above zero, core what is above one half."""
+    return torch.cat([image, image - 0.5], dim=1) * 4
+
+
+@pytest.mark.parametrize("plan_spacing", [(1.5, 2.0, 4.0), (2.0, 2.0, 2.0)])
+@pytest.mark.parametrize("setting", [SINGLE, HALF])
+def test_regions_slab_by_slab_are_those_of_the_whole_volume(
+    plan_spacing: tuple[float, float, float], setting: Setting
+) -> None:
+    array = np.random.default_rng(5).normal(0, 60, (1, 33, 29, 17)).astype(np.float32)
+    volume = Volume(array, rotated_affine())
+    plan = make_plan((16, 16, 16), plan_spacing).model_copy(
+        update={
+            "regions": NESTED,
+            "label_names": ("background", "edema", "core"),
+            "label_values": (0, 1, 2),
+        }
+    )
+    winner, probability = predict(two_thresholds, volume, plan, setting=setting)
+    logits = predict_logits(two_thresholds, prepare_volume(volume, plan, "case"), plan, 0.5, "")
+    axes, _ = reorientation(volume.affine)
+    x, y, z = (volume.array.shape[1 + axis] for axis in axes)
+    resampled = interpolate(logits.sigmoid()[None], (x, y, z), mode="trilinear")[0].numpy()
+    whole, core = from_canonical(resampled, volume.affine)
+    sure = (np.abs(whole - 0.5) > 0.01) & (np.abs(core - 0.5) > 0.01)  # rounding apart
+    assert sure.mean() > 0.9
+    expected = np.where(core > 0.5, 2, np.where(whole > 0.5, 1, 0))
+    np.testing.assert_array_equal(winner[sure], expected[sure])
+    assert all((winner == index).mean() > 0.05 for index in range(3))
+    shares = np.where(core > 0.5, core, np.where(whole > 0.5, whole, 1 - np.maximum(whole, core)))
+    np.testing.assert_allclose(probability[sure], shares[sure], atol=0.01)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from small_bundle import PREDICT, write_ct_bundle
+from torch.profiler import ProfilerActivity, profile
 
+from pipeline import inference_memory
 from pipeline.allocation import keep_freed_memory
 from pipeline.bundle import load_bundle
 from pipeline.errors import SegtrailError
@@ -22,16 +28,21 @@ from pipeline.inference_memory import (
     PROCESS,
     CaseSize,
     Memory,
+    choose_free_settings,
     choose_settings,
     list_settings,
     window_bytes,
 )  # fmt: skip
 from pipeline.io.sizes import unpacked_bytes
+from pipeline.models.networks import build_network
 from pipeline.plan import Plan
 from pipeline.prediction import Predictor
+from pipeline.topology import pooling
 from pipeline.volume import Volume
+from pipeline.windows import Setting
 
 CPU = torch.device("cpu")
+SINGLE = list_settings(CPU)[0]
 LARGE = CaseSize(512 * 512 * 800 * 2, 512 * 512 * 800, (512, 512, 800))
 
 
@@ -50,6 +61,32 @@ def test_sums_are_as_long_as_a_window(tmp_path: Path) -> None:
     assert single - half == 20 * 512 * 512 * 96 * 2
 
 
+@pytest.mark.parametrize("name", ["unet", "resunet"])
+@pytest.mark.parametrize("patch", [(40, 56, 40), (192, 192, 1)])
+def test_a_window_takes_no_more_than_is_reckoned_with(
+    tmp_path: Path, name: str, patch: tuple[int, int, int]
+) -> None:
+    """Torch's own allocations against the part of the estimate that grows with the network."""
+    strides, kernels = pooling(patch, (1, 1, 1))
+    features = tuple(16 * 2**stage for stage in range(len(strides)))
+    blocks = {"blocks": (1, 3, 4, 6, 6, 6)[: len(strides)]} if name == "resunet" else {}
+    network = build_network(
+        name, channels=1, classes=3, features=features, strides=strides, kernels=kernels,
+        dimensions=2 if patch[2] == 1 else 3, **blocks,
+    ).eval()  # fmt: skip
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        network(torch.zeros(1, 1, *patch))
+    results = record.profiler.kineto_results if record.profiler else None
+    changes = [event.nbytes() for event in results.events() if event.name() == "[memory]"] if results else []
+    plan = make_plan(tmp_path / "b", 3, patch).model_copy(update={"features": features, "strides": strides})
+    size = CaseSize(0, 0, patch)
+    fixed = window_bytes(
+        size, plan.model_copy(update={"features": (0,), "strides": strides[:1]}), 0.5, SINGLE
+    )
+    estimate = window_bytes(size, plan, 0.5, SINGLE) - fixed
+    assert 0.4 * estimate < max(itertools.accumulate(changes)) < 1.1 * estimate
+
+
 def test_a_lower_limit_chooses_smaller_sums_and_then_names_the_params(tmp_path: Path) -> None:
     plan = make_plan(tmp_path / "b", 20, (128, 128, 96))
     single, half = list_settings(CPU)
@@ -63,6 +100,46 @@ def test_a_lower_limit_chooses_smaller_sums_and_then_names_the_params(tmp_path: 
     assert "predict.memory_gb" in error.value.where
     for name in ("predict.memory_gb", "plan.spacing_mm", "plan.patch_size"):
         assert name in error.value.fix
+
+
+def test_without_a_param_the_free_memory_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(tmp_path / "b", 20, (128, 128, 96))
+    single, half = list_settings(CPU)
+    peak = window_bytes(LARGE, plan, 0.5, single)
+
+    def choose(free: int) -> list[Setting]:
+        monkeypatch.setattr(inference_memory, "free_bytes", lambda: free)
+        return choose_free_settings(LARGE, plan, 0.5, CPU, "ct")
+
+    assert choose(peak) == choose(10 * peak) == [single, half]
+    assert caplog.text == ""
+    assert choose(peak - 1) == choose(0) == [half]
+    assert "ct: 1 window(s) at once, sums of 16 bits" in caplog.text
+
+
+def test_a_machine_that_is_too_small_is_named_instead_of_the_param(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """90 % of 4 GB are 3.6; sums of 16 bits take more, and those of 32 bits more still."""
+    plan = make_plan(tmp_path / "b", 20, (128, 128, 96))
+    single, half = (
+        choose_settings(LARGE, plan, 0.5, CPU, Memory(limit), "ct")[1] + PROCESS for limit in (100, 6)
+    )
+    with pytest.raises(SegtrailError) as error:
+        choose_settings(LARGE, plan, 0.5, CPU, Memory(100, machine_bytes=4 * GB), "ct")
+    assert error.value.what.endswith("this machine or container allows 3.6 GB")
+    assert error.value.where == "ct"
+    need = math.ceil(half / GB / 0.9)
+    assert error.value.fix.startswith(f"give the machine or container {need} GB, or a larger plan.spacing_mm")
+    # Where the param is too low as well, both are named.
+    with pytest.raises(SegtrailError) as error:
+        choose_settings(LARGE, plan, 0.5, CPU, Memory(4, machine_bytes=4 * GB), "ct")
+    assert f"{need} GB (and predict.memory_gb: {math.ceil(half / GB)})" in error.value.fix
+    with caplog.at_level("INFO", logger="segtrail"):
+        choose_settings(LARGE, plan, 0.5, CPU, Memory(100, machine_bytes=(single - 1) / 0.9), "ct")
+    assert "to stay below what this machine or container allows" in caplog.text
 
 
 def test_a_predictor_refuses_what_does_not_fit(tmp_path: Path) -> None:
@@ -101,7 +178,23 @@ def test_bytes_of_a_packed_file_are_known_from_its_end(tmp_path: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / name)
         assert unpacked_bytes([tmp_path / name]) == 352 + voxels.nbytes
     assert unpacked_bytes([tmp_path]) == sum(p.stat().st_size for p in tmp_path.iterdir())
-    assert unpacked_bytes([tmp_path / "none.nii.gz"]) == 0
+    for name in ("none.nii.gz", "none.h5#image", "none.hdr"):
+        assert unpacked_bytes([tmp_path / name]) == 0
+
+
+def test_what_other_formats_unpack_to_is_known_before_they_are_read(tmp_path: Path) -> None:
+    voxels = np.zeros((40, 30, 20), np.float32)  # Z, Y, X; packed to almost nothing
+    image = sitk.GetImageFromArray(voxels)
+    for name in ("a.nrrd", "a.mha", "a.mhd"):
+        sitk.WriteImage(image, tmp_path / name, useCompression=True)
+        assert (tmp_path / name).stat().st_size < 3000
+        assert unpacked_bytes([tmp_path / name]) == voxels.nbytes
+    nibabel.save(nibabel.Nifti1Pair(voxels, np.eye(4)), tmp_path / "a.img")
+    assert unpacked_bytes([tmp_path / "a.hdr"]) == 348 + voxels.nbytes
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", data=voxels, compression="gzip")
+    assert unpacked_bytes([Path(f"{tmp_path / 'a.h5'}#image")]) == voxels.nbytes
+    assert unpacked_bytes([Path(f"{tmp_path / 'a.h5'}#image[3]")]) == voxels.nbytes // 40
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone takes these settings")
@@ -154,7 +247,9 @@ def test_a_limited_address_space_is_backed_off_from(tmp_path: Path) -> None:
     )
     assert "again with 1 window(s) at once, sums of 16 bits on cpu\n460 classes 80\n" in done.stdout
     assert "\n20 memory ran out with the smallest setting" in done.stdout
-    assert "predict.memory_gb" in done.stdout.rpartition("fix:")[2]
+    advice = done.stdout.rpartition("fix:")[2]
+    assert "plan.patch_size" in advice
+    assert "predict.memory_gb" not in advice  # there is no more
 
 
 def test_a_full_size_ct_stays_below_the_shipped_limit(tmp_path: Path) -> None:
@@ -162,3 +257,9 @@ def test_a_full_size_ct_stays_below_the_shipped_limit(tmp_path: Path) -> None:
     settings, peak = choose_settings(LARGE, plan, 0.5, CPU, Memory(6), "ct")
     assert [setting.dtype for setting in settings] == [torch.float16]
     assert peak + PROCESS < 6 * GB
+
+
+def test_further_networks_leave_less_for_the_cases() -> None:
+    """Of 2 GB, libraries and one network take 0.8; four further ones of 50 MB another 0.2."""
+    assert Memory(2.0, further_networks=200_000_000).free_bytes == 1_000_000_000
+    assert Memory(2.0).free_bytes == 1_200_000_000

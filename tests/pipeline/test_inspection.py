@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.cases import CaseRecord, Finding
-from pipeline.config import load_params
+from pipeline.config import InspectParams, load_params
 from pipeline.errors import SegtrailError
 from pipeline.inspection import InspectedCase, inspect_case, inspect_set, require_usable_set
 from pipeline.io.references import References
@@ -234,8 +234,8 @@ def test_a_derived_reference_is_checked_saved_and_hashed(case_folder: CaseFolder
     ids[1, 1, 1], ids[4, 4, 4:6] = 1, 2
     seen = []
 
-    def build(stored: StoredImage, agreement: int) -> References:
-        seen.append(agreement)
+    def build(stored: StoredImage, params: InspectParams) -> References:
+        seen.append(params.agreement)
         return References(ids, findings=(Finding("masks_overlap", "told", fatal=False),))
 
     bare = record(label="")
@@ -258,7 +258,9 @@ def test_the_hash_covers_the_rows_of_the_annotation(case_folder: CaseFolder) -> 
     row = ObjectRow("a", 1, "organ", 5.0, 1.0, 1.0, 1.0, 1)
 
     def sha256(*rows: ObjectRow) -> str:
-        return inspect_case(record(label=""), FACTS, PARAMS, lambda *_: References(ids, rows)).record.sha256
+        return inspect_case(
+            record(label=""), FACTS, PARAMS, lambda *_: References(ids, objects=rows)
+        ).record.sha256
 
     assert sha256(row) == sha256(replace(row))
     excluded = ObjectRow("a", 0, "organ", -1.0, 4.0, 4.0, 4.0, 0, ignored=True)
@@ -268,7 +270,7 @@ def test_the_hash_covers_the_rows_of_the_annotation(case_folder: CaseFolder) -> 
 def test_an_image_that_cannot_be_read_has_no_derived_reference(case_folder: CaseFolder) -> None:
     case_folder.write("a", image()).write_bytes(b"no image")
 
-    def build(stored: StoredImage, agreement: int) -> References:
+    def build(stored: StoredImage, params: InspectParams) -> References:
         raise AssertionError("there is no grid to draw on")
 
     assert inspect_case(record(label=""), FACTS, PARAMS, build).record.code == "unreadable"
@@ -291,12 +293,19 @@ def test_set_findings_change_only_their_cases(case_folder: CaseFolder) -> None:
         shifted = np.roll(label(), 3, axis=2) if index == 4 else label()
         case_folder.write(f"c{index}", image() + 1 + max(index, 3 if index == 2 else 0), shifted)
         results.append(inspect_case(record(f"c{index}"), FACTS, PARAMS))
-    cases = {case.case_id: case for case in inspect_set(results, PARAMS)}
+    cases = {found.record.case_id: found.record for found in inspect_set(results, PARAMS)}
     assert {c.case_id for c in cases.values() if c.verdict != "ok"} == {"c3", "c4"}
     assert (cases["c4"].verdict, cases["c4"].code) == ("quarantined", "label_position")
     assert "inspect.position_outlier = 8" in cases["c4"].reason
-    assert (cases["c3"].verdict, cases["c3"].code) == ("warn", "duplicate_of:c2")
-    assert cases["c3"].reason == "the image has the same voxels as c2"
+    assert (cases["c3"].verdict, cases["c3"].code) == ("warn", "duplicate_of:c2;same_patient")
+    assert cases["c3"].reason == (
+        "the image has the same voxels as c2; one patient under two ids: the image of patient_id 'c3' is that of "
+        "'c2' (c2)"
+    )
+    one = [replace(r, record=replace(r.record, patient_id="one")) for r in results]
+    assert {f.record.code for f in inspect_set(one, PARAMS) if f.record.case_id == "c3"} == {
+        "duplicate_of:c2"
+    }
 
 
 def test_a_fifth_may_be_bad_and_not_one_more() -> None:

@@ -15,10 +15,10 @@ from torch import nn
 from torchvision.models import resnet18
 from training_jobs import read_params
 
-from pipeline.config import InstanceTrainParams
 from pipeline.errors import SegtrailError
 from pipeline.models.instance import InstanceModule, to_detections
 from pipeline.slices import WindowDetections
+from pipeline.train_params import InstanceTrainParams
 
 STILL = {
     "flip": 0.0, "flip_axes": ["x", "y"], "rotation": 0.0, "rotation_degrees": 0.0, "scale": 0.0,

@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from pipeline.config import AugmentationParams
 from pipeline.intensity_augmentation import IntensityDraw, blur, change_intensity, draw_intensity
+from pipeline.train_params import AugmentationParams
 
 CHANCES = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
 NEUTRAL = {"noise_std": 0.0, "blur_sigma": 0.0}  # 1 for all others

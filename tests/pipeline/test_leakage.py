@@ -14,7 +14,7 @@ from pipeline.config import load_params
 from pipeline.errors import SegtrailError
 from pipeline.inspection import inspect_case, inspect_set
 from pipeline.io.sources import DatasetFacts
-from pipeline.leakage import check_leakage
+from pipeline.leakage import check_leakage, find_linked_patients
 from pipeline.splits import SplitRow
 
 if TYPE_CHECKING:
@@ -49,6 +49,20 @@ def problem_of(rows: list[SplitRow], cases: list[CaseRecord]) -> str:
 def test_a_clean_split_passes() -> None:
     check_leakage(ROWS, CASES)
     check_leakage([], [])
+
+
+def test_linked_patients() -> None:
+    """cleo has anna's files, dora the voxels of cleo's case, and xeno those of bert's: two groups."""
+    copies = [
+        make_case("c2", "cleo", "hash of a2"),
+        replace(make_case("d1", "dora"), code="low_contrast;duplicate_of:c1"),
+        replace(CASES[-1], code="truncated;duplicate_of:b1"),
+        make_case("e1", "emil"),
+    ]
+    wanted = {"anna": "anna", "cleo": "anna", "dora": "anna", "bert": "bert", "xeno": "bert"}
+    for cases in ([*CASES[:-1], *copies], [*copies, *CASES[:-1]][::-1]):
+        assert find_linked_patients(cases) == wanted
+    assert find_linked_patients(CASES) == find_linked_patients([]) == {}
 
 
 def test_a_patient_on_two_sides() -> None:
@@ -93,7 +107,7 @@ def test_copies_as_the_inspection_marks_them(case_folder: CaseFolder) -> None:
         path = f"data/raw/small/labelsTr/{name}.nii.gz"
         record = CaseRecord(name, f"patient of {name}", "", (image.as_posix(),), path, "")
         results.append(inspect_case(record, facts, params))
-    cases = inspect_set(results, params)
+    cases = [result.record for result in inspect_set(results, params)]
     rows = [
         SplitRow(case.case_id, case.patient_id, side)
         for case, side in zip(cases, ("train", "test"), strict=True)

@@ -22,8 +22,8 @@ from pipeline.volume import Volume
 
 CPU = torch.device("cpu")
 SETTINGS = PredictParams(
-    overlap=0.5, mirror="none", memory_gb=6.0, min_component_mm3=0.0, min_score=0.5, label_score=0.5,
-    duplicate_iou=0.5, link_iou=0.3,
+    overlap=0.5, mirror="none", memory_gb=6.0, postprocessing="learned", min_component_mm3=0.0,
+    min_score=0.5, label_score=0.5, duplicate_iou=0.5, link_iou=0.3,
 )  # fmt: skip
 
 

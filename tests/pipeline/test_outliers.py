@@ -41,7 +41,7 @@ def test_distance_is_counted_in_spreads() -> None:
 def test_the_reason_says_where_and_how_far() -> None:
     centres = np.full((10, 3), 0.5)
     centres[3, 1] = 0.8
-    reason = find_position_outliers([fingerprint(str(i), c) for i, c in enumerate(centres)], 8.0)["3"]
+    reason = find_position_outliers([fingerprint(str(i), c) for i, c in enumerate(centres)], 8.0)["3"].reason
     assert reason == (
         "organ lies at (0.50, 0.80, 0.50) of the volume, 15.0 robust deviations from the set's median "
         "(0.50, 0.50, 0.50), limit inspect.position_outlier = 8"

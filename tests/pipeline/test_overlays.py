@@ -179,3 +179,27 @@ def test_real_case(tmp_path: Path, shared_data: Path) -> None:
     drawn = pixels(tmp_path / "x.png")
     assert count_green(drawn) > 1000
     assert 600 < drawn.shape[1] < 1600
+
+
+def test_what_nobody_labelled_is_shaded(tmp_path: Path) -> None:
+    volume, ignored = Volume(dark_volume(), AFFINE), np.zeros((40, 32, 24), bool)
+    ignored[:, :, 12:] = True
+    draw_overlay(volume, marked(), marked(), tmp_path / "whole.png", "a")
+    draw_overlay(volume, marked(), marked(), tmp_path / "sparse.png", "a", ignored=ignored)
+    whole, sparse = (pixels(tmp_path / f"{name}.png") for name in ("whole", "sparse"))
+    assert count_blue(whole) == 0
+    # Of three planes through (20, 16, 11): the axial one lies below, of the others the upper half is shaded.
+    rows, columns = np.nonzero(is_blue(sparse))
+    assert count_blue(sparse) > 0.1 * sparse.shape[0] * sparse.shape[1]
+    assert columns.min() > 0.32 * sparse.shape[1]
+    assert rows.mean() < sparse.shape[0] / 2
+
+
+def is_blue(image: NDArray[np.int64]) -> NDArray[np.bool_]:
+    # 0.3 of the shade (0.45, 0.6, 0.9) on black.
+    near: NDArray[np.bool_] = (abs(image - [34, 46, 69]) <= 4).all(axis=-1)
+    return near
+
+
+def count_blue(image: NDArray[np.int64]) -> int:
+    return int(is_blue(image).sum())

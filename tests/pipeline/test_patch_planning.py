@@ -6,6 +6,9 @@ environment for 8 GB, 32 features and more cases than the 5 % rule minds; axes t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +19,10 @@ from pipeline.low_resolution import plan_low_resolution
 from pipeline.patch_planning import (
     BYTES_PER_ELEMENT,
     MAX_FEATURES,
+    RESIDUAL_BATCH,
+    RESIDUAL_BYTES_PER_ELEMENT,
     NetworkLimits,
+    NetworkShape,
     Spacing,
     StepCost,
     plan_network,
@@ -65,6 +71,10 @@ def estimate(dimensions: int = 3) -> StepCost:
     return StepCost(0.0, BYTES_PER_ELEMENT[dimensions])
 
 
+def builder(limits: NetworkLimits, cost: StepCost) -> Callable[[Spacing, Triple], NetworkShape]:
+    return lambda spacing, shape: plan_network(spacing, shape, limits, cost).shape
+
+
 @pytest.mark.parametrize("name", NNUNET)
 def test_network_is_that_of_nnunet(name: str) -> None:
     dimensions, spacing, shape, classes, patch, batch, elements, halvings = NNUNET[name]
@@ -77,29 +87,64 @@ def test_network_is_that_of_nnunet(name: str) -> None:
     assert max(2, cost.largest_batch(found, limits.memory_bytes)) == batch
 
 
+# name: patch and batch of nnU-Net's planner of the residual encoder (nnUNetPlannerResEncM)
+NNUNET_RESIDUAL = {
+    "hippocampus": ((40, 56, 40), 58),
+    "prostate": ((256, 256, 20), 2),
+    "CT": ((160, 160, 96), 2),
+    "CT, thick": ((192, 192, 48), 2),
+    "CT, 5 mm": ((224, 224, 28), 2),
+    "brain": ((112, 160, 128), 2),
+    "heart in 2D": ((224, 256, 1), 57),
+    "nuclei": ((256, 320, 1), 40),
+    "large pictures": ((448, 576, 1), 13),
+}
+
+
+@pytest.mark.parametrize("name", NNUNET_RESIDUAL)
+def test_residual_network_is_that_of_nnunet(name: str) -> None:
+    large: tuple[Any, ...] = (2, (1, 1, 1), (1024, 1360, 1), 2)
+    dimensions, spacing, shape, classes, *_ = NNUNET.get(name, large)
+    limits = make_limits(dimensions, classes, residual=True, batch_size=RESIDUAL_BATCH[dimensions])
+    cost = StepCost(0.0, RESIDUAL_BYTES_PER_ELEMENT[dimensions])
+    found = plan_network(spacing, shape, limits, cost).shape
+    patch, batch = NNUNET_RESIDUAL[name]
+    assert found.patch_size == patch
+    assert found.blocks == (1, 3, 4, 6, 6, 6, 6)[: len(found.strides)]
+    # nnU-Net rounds 8 GB over the estimate to the nearest whole sample, here it is rounded down.
+    assert 0 <= batch - cost.largest_batch(found, limits.memory_bytes) <= 1 or batch == 2
+
+
+def test_residual_elements_are_those_of_the_reference_network() -> None:
+    """`compute_conv_feature_map_size` of dynamic_network_architectures 0.4.4, `ResidualEncoderUNet`."""
+    limits = make_limits(classes=3, base_features=8, residual=True)
+    assert limits.build((40, 56, 40), (1, 1, 1)).elements == 6_104_000
+    pictures = make_limits(2, 2, residual=True)
+    assert pictures.build((256, 320, 1), (1, 1, 1)).elements == 40_396_800
+
+
 @pytest.mark.parametrize("name", NNUNET_LOWRES)
 def test_low_resolution_is_that_of_nnunet(name: str) -> None:
     _, spacing, shape, classes, *_ = NNUNET[name]
-    limits, cost, reasons = make_limits(3, classes), estimate(), dict[str, str]()
-    full = plan_network(spacing, shape, limits, cost).shape
-    low = plan_low_resolution(full, spacing, shape, limits, cost, reasons)
+    build = builder(make_limits(3, classes), estimate())
+    low, why = plan_low_resolution(build(spacing, shape).patch_size, spacing, shape, build)
     wanted = NNUNET_LOWRES[name]
     if wanted is None:
-        assert low is None and reasons["lowres"]
+        assert low is None and why
     else:
         assert low is not None
         assert low.spacing_mm == pytest.approx(wanted[0], abs=2e-6)
-        assert (low.shape, low.patch_size) == wanted[1:]
-        assert "Only planned" in reasons["lowres"]
+        assert (low.median_shape, low.network.patch_size) == wanted[1:]
+        assert "configuration: lowres" in why
 
 
 def test_a_low_resolution_that_saves_little_is_dropped() -> None:
     """A patch of 24 % of the image covers 25 % after one or two steps of 3 %: the image shrinks by far less than 2."""
-    limits, cost, reasons = make_limits(voxels=int(0.245 * 100**3)), estimate(), dict[str, str]()
-    full = plan_network((1, 1, 1), (100, 100, 100), limits, cost).shape
-    assert np.prod(full.patch_size) < 0.25 * 100**3
-    assert plan_low_resolution(full, (1, 1, 1), (100, 100, 100), limits, cost, reasons) is None
-    assert "not worth it" in reasons["lowres"]
+    build = builder(make_limits(voxels=int(0.245 * 100**3)), estimate())
+    patch = build((1, 1, 1), (100, 100, 100)).patch_size
+    assert np.prod(patch) < 0.25 * 100**3
+    low, why = plan_low_resolution(patch, (1, 1, 1), (100, 100, 100), build)
+    assert low is None and "not worth it" in why
 
 
 def test_elements_by_hand() -> None:

@@ -12,7 +12,7 @@ from plan_cases import MRI, make_fingerprints, make_params
 from pipeline.errors import SegtrailError
 from pipeline.fingerprint import ClassStatistics, Fingerprint
 from pipeline.io.dataset import DatasetFacts
-from pipeline.plan import load_plan
+from pipeline.plan import Plan, load_plan
 from pipeline.planning import build_plan
 
 
@@ -46,6 +46,7 @@ def test_a_very_coarse_axis_takes_its_tenth_percentile() -> None:
     plan = build_plan(cases, MRI, make_params())
     assert plan.spacing_mm[2] == pytest.approx(np.percentile([4.5] * 2 + [6] * 8, 10))
     assert "anisotropic" in plan.reasons["spacing_mm"]
+    assert plan.resampling == "cubic" and "spline" in plan.reasons["resampling"]
 
 
 def test_single_slices_get_a_2d_network() -> None:
@@ -126,18 +127,19 @@ def test_a_skull_stripped_brain_is_normalised_by_its_non_zero_voxels() -> None:
 
 def test_a_large_volume_gets_a_low_resolution_beside_its_own(tmp_path: Path) -> None:
     plan = build_plan(make_fingerprints((512, 512, 300), (0.8, 0.8, 1.25)), MRI, make_params())
-    assert plan.lowres is not None
-    assert np.prod(plan.lowres.patch_size) >= 0.25 * np.prod(plan.lowres.shape)
-    assert "Only planned, no stage trains it" in plan.reasons["lowres"]
+    low = plan.alternatives["lowres"]
+    assert np.prod(low.patch_size) >= 0.25 * np.prod(low.shape)
+    assert "configuration: lowres" in plan.reasons["lowres"]
     plan.save(tmp_path / "plan.json")
     assert load_plan(tmp_path / "plan.json") == plan
     small = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1)), MRI, make_params())
-    assert small.lowres is None and "not needed" in small.reasons["lowres"]
+    assert "lowres" not in small.alternatives and "not needed" in small.reasons["lowres"]
 
 
-def test_a_plan_from_before_low_resolutions_still_loads(tmp_path: Path) -> None:
-    plan = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1)), MRI, make_params())
-    old = plan.model_dump(mode="json", exclude={"lowres"})
+def test_a_plan_from_before_configurations_still_loads(tmp_path: Path) -> None:
+    made = build_plan(make_fingerprints((35, 50, 36), (1, 1, 1)), MRI, make_params())
+    plan = made.model_copy(update={"alternatives": {}})
+    old = {**plan.model_dump(mode="json", exclude={"alternatives", "blocks"}), "lowres": None}
     for entry in old["normalization"]:
         del entry["nonzero_mask"]
     (tmp_path / "plan.json").write_text(json.dumps(old))
@@ -201,3 +203,26 @@ def test_large_flat_images_keep_their_short_axis(shape: tuple[int, int, int]) ->
 def test_an_image_too_small_for_a_network_is_refused() -> None:
     with pytest.raises(SegtrailError, match="too small to be halved"):
         build_plan(make_fingerprints((7, 7, 7), (1, 1, 1)), MRI, make_params(dimensions=3))
+
+
+def test_regions_by_network_index_and_in_painting_order() -> None:
+    facts = DatasetFacts(
+        "brain", ("MRI",), {"background": 0, "edema": 2, "core": 4, "vessel": 9},
+        regions={"whole": (2, 4), "core_alone": (4,)}, regions_class_order=(2, 4),
+    )  # fmt: skip
+    plan = build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), facts, make_params())
+    assert [(r.name, r.labels, r.paint) for r in plan.regions] == [
+        ("whole", (1, 2), 1),
+        ("core_alone", (2,), 2),
+    ]
+    assert plan.outputs == 2
+    assert plan.reasons["region whole"] == "of edema, core, found as one (dataset.json); painted as edema"
+    assert plan.reasons["regions"] == "no region paints vessel: predicted label maps do not hold it"
+    without = build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, make_params())
+    assert (without.regions, without.outputs) == ((), 3)
+
+
+def test_a_plan_of_the_time_before_regions_still_loads() -> None:
+    plan = build_plan(make_fingerprints((64, 64, 64), (1, 1, 1)), MRI, make_params())
+    old = plan.model_dump(mode="json", exclude={"regions"})
+    assert Plan.model_validate(old).regions == ()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from pipeline.config import PredictParams
+from pipeline.inference_memory import OBJECTS
 from pipeline.plan import ChannelNormalization, Plan
 from pipeline.postprocessing import build_prediction, to_prediction
+from pipeline.postprocessing_rules import Kind, Rule
 
 
 def settings(min_component_mm3: float = 0.0, min_score: float = 0.0) -> PredictParams:
     return PredictParams(
-        overlap=0.5, mirror="none", memory_gb=6.0, min_component_mm3=min_component_mm3, min_score=min_score,
+        overlap=0.5, mirror="none", memory_gb=6.0,
+        postprocessing="learned", min_component_mm3=min_component_mm3, min_score=min_score,
         label_score=0.5, duplicate_iou=0.5, link_iou=0.3,
     )  # fmt: skip
 
@@ -134,3 +139,67 @@ def test_more_objects_than_eight_bits_count(plan: Plan) -> None:
     prediction = build_prediction(ids, np.ones(300, np.int64), scores, np.eye(4), plan, settings(), 0.5)
     # The last one has the best score.
     np.testing.assert_array_equal(prediction.instances.array.ravel(), np.arange(300, 0, -1))
+
+
+def rule(kind: Kind, index: int, minimum_mm3: float = 0.0) -> Rule:
+    return Rule(
+        kind=kind, index=index, label="", minimum_mm3=minimum_mm3, dice_before=0, dice_after=1, classes={}, cases=9,
+        cases_changed=9,
+    )  # fmt: skip
+
+
+def test_what_a_rule_removes_is_no_instance_either(plan: Plan, probabilities: np.ndarray) -> None:  # type: ignore[type-arg]
+    winner, probability = winners(probabilities)
+    rules = (rule("largest_component", 1),)
+    prediction = to_prediction(winner, probability, np.eye(4), plan, settings(), rules)
+    assert [(i.label, i.voxels) for i in prediction.instances.items] == [(4, 2), (2, 8)]
+    assert prediction.label_map.array[7, 7, 7] == prediction.instances.array[7, 7, 7] == 0
+    assert winner[7, 7, 7] == 1  # the input stays
+
+
+def test_a_minimum_volume_counts_the_voxels_of_the_source(plan: Plan, probabilities: np.ndarray) -> None:  # type: ignore[type-arg]
+    rules = (rule("minimum_volume", 1, 1.5),)
+    kept = [
+        len(to_prediction(*winners(probabilities), affine, plan, settings(), rules).instances.items)
+        for affine in (np.diag([1.0, 1, 1, 1]), np.diag([2.0, 1, 1, 1]))
+    ]
+    assert kept == [2, 3]
+
+
+def test_a_filled_hole_belongs_to_its_object_and_says_nothing_of_the_score(plan: Plan) -> None:
+    p = np.zeros((3, 5, 5, 5), np.float32)
+    p[1, 1:4, 1:4, 1:4] = 0.6
+    p[1, 2, 2, 2] = 0.1  # background is surer here
+    p[0] = 1 - p[1]
+    (item,) = to_prediction(
+        *winners(p), np.eye(4), plan, settings(), (rule("fill_holes", 1),)
+    ).instances.items
+    assert (item.voxels, item.score) == (27, pytest.approx(0.6))
+
+
+def test_what_stood_in_a_filled_hole_says_nothing_of_its_object(plan: Plan) -> None:
+    """A speck of core goes, and the hole that it leaves in the edema is filled: class and score stay the edema's."""
+    p = np.zeros((3, 5, 5, 5), np.float32)
+    p[1, 1:4, 1:4, 1:4] = 0.6
+    p[:, 2, 2, 2] = 0, 0.05, 0.95
+    p[0] = 1 - p[1] - p[2]
+    rules = (rule("minimum_volume", 2, 2.0), rule("fill_holes", 1))
+    (item,) = to_prediction(*winners(p), np.eye(4), plan, settings(), rules).instances.items
+    assert (item.label, item.voxels, item.score) == (2, 27, pytest.approx(0.6))
+
+
+def test_memory_of_finding_objects_is_what_the_estimate_says(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.instances.SLAB", 1 << 16)  # as small beside this map as SLAB is beside a CT
+    winner = np.zeros((256, 256, 64), np.uint8, order="F")
+    winner[10:-10, 10:-10, 10:-10] = 1
+    winner[[0, -1], [0, -1], [0, -1]] = 1  # the box of the class is the whole image
+    winner[100:110, 100:110, 30:35] = 0
+    probability = np.full(winner.shape, 0.9, np.float32, order="F")
+    rules = (rule("largest_foreground", 0), rule("minimum_volume", 1, 5), rule("fill_holes", 1))
+    tracemalloc.start()
+    to_prediction(winner, probability, np.eye(4), plan, settings(), rules)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak + winner.nbytes + probability.nbytes < OBJECTS * winner.size

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 import torch
+from nibabel.freesurfer.mghformat import MGHImage
 from PIL import Image
 from skimage import io as skimage_io
 from small_bundle import PREDICT, write_ct_bundle, write_picture_bundle
@@ -65,6 +67,41 @@ def test_header_field_by_field(predictor: Predictor, oblique: Path, tmp_path: Pa
     assert ours.GetSpacing() == theirs.GetSpacing()
     assert ours.GetOrigin() == theirs.GetOrigin()
     assert ours.GetDirection() == theirs.GetDirection()
+
+
+def with_rule(bundle: Path) -> Path:
+    """The bundle with the rule that no component is large enough."""
+    record = json.loads((bundle / "bundle.json").read_text())
+    rule = {
+        "kind": "minimum_volume", "index": 1, "label": "liver", "minimum_mm3": 1e9, "dice_before": 0.5,
+        "dice_after": 0.6, "classes": {}, "cases": 9, "cases_changed": 9,
+    }  # fmt: skip
+    (bundle / "bundle.json").write_text(json.dumps({**record, "postprocessing": [rule]}))
+    return bundle
+
+
+def test_the_rules_of_a_bundle_are_applied_and_named(oblique: Path, tmp_path: Path) -> None:
+    bundle = write_ct_bundle(tmp_path / "bundle")
+    plain = build_predictor(bundle).predict_files([oblique], tmp_path, "case")
+    assert plain["labels"]["liver"]["voxels"] > 0
+    assert plain["postprocessing"] == []
+    ruled = build_predictor(with_rule(bundle)).predict_files([oblique], tmp_path, "case")
+    assert ruled["labels"]["liver"]["voxels"] == 0
+    assert ruled["labels"]["tumour"] == plain["labels"]["tumour"]
+    assert {item["label"] for item in ruled["instances"]} <= {"tumour"}
+    assert ruled["postprocessing"] == [{"kind": "minimum_volume", "label": "liver", "minimum_mm3": 1e9}]
+    off = PREDICT.model_copy(update={"postprocessing": "none"})
+    predictor = Predictor(load_bundle(bundle), off, torch.device("cpu"), {"name": "test"})
+    again = predictor.predict_files([oblique], tmp_path, "case")
+    assert (again["labels"], again["postprocessing"]) == (plain["labels"], [])
+
+
+def test_a_bundle_from_before_there_were_rules_still_loads(oblique: Path, tmp_path: Path) -> None:
+    bundle = write_ct_bundle(tmp_path / "bundle")
+    record = json.loads((bundle / "bundle.json").read_text())
+    del record["postprocessing"]
+    (bundle / "bundle.json").write_text(json.dumps(record))
+    assert build_predictor(bundle).predict_files([oblique], tmp_path, "case")["postprocessing"] == []
 
 
 def test_the_record_agrees_with_the_files(predictor: Predictor, oblique: Path, tmp_path: Path) -> None:
@@ -172,6 +209,28 @@ def test_metaimage_and_dicom_are_answered_with_nifti_at_their_place(
             )
 
 
+def test_the_format_of_an_image_does_not_change_what_is_found(
+    predictor: Predictor, oblique: Path, tmp_path: Path
+) -> None:
+    source = nibabel.load(oblique)
+    voxels = np.asarray(source.dataobj)
+    SimpleITK.WriteImage(SimpleITK.ReadImage(oblique), tmp_path / "a.nrrd", useCompression=True)
+    nibabel.save(MGHImage(voxels, source.affine), tmp_path / "a.mgz")
+    nibabel.save(nibabel.Nifti1Pair(voxels, source.affine), tmp_path / "a.img")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["scans/ct"] = np.stack([voxels.T] * 2)
+        file["scans/ct"].attrs["affine"] = source.affine
+    predictor.predict_files([oblique], tmp_path, "expected")
+    expected = {kind: nibabel.load(tmp_path / f"expected_{kind}.nii.gz") for kind in ("labels", "instances")}
+    assert np.asarray(expected["labels"].dataobj).any()
+    for name in ("a.nrrd", "a.mgz", "a.hdr", "a.img", "a.h5#scans/ct[1]"):
+        predictor.predict_files([Path(f"{tmp_path}/{name}")], tmp_path, "case")
+        for kind, wanted in expected.items():
+            found = nibabel.load(tmp_path / f"case_{kind}.nii.gz")
+            np.testing.assert_allclose(found.affine, wanted.affine, atol=1e-4)
+            assert (np.asarray(found.dataobj) != np.asarray(wanted.dataobj)).mean() < 1e-3, name
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
 def test_a_grey_picture_is_taken_as_three_equal_colours(tmp_path: Path, suffix: str) -> None:
     grey = np.random.default_rng(1).integers(0, 256, (40, 56), dtype=np.uint8)
@@ -200,3 +259,25 @@ def test_one_channel_of_another_kind_is_not_repeated(
     with pytest.raises(SegtrailError, match="model wants 1: CT"):
         Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(tmp_path / "colours.png")
         predictor.predict_files([tmp_path / "colours.png"], tmp_path, "case")
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 GB and 90 % of them; more than the 6 GB that are asked for changes nothing."""
+    bundle = write_ct_bundle(tmp_path / "bundle")
+    for there, allowed in ((2_000_000_000, 1_800_000_000), (64_000_000_000, 6_000_000_000)):
+        monkeypatch.setattr("pipeline.prediction.limit_bytes", lambda there=there: there)
+        assert build_predictor(bundle)._memory.limit_bytes == allowed
+
+
+def test_a_network_that_a_device_cannot_hold_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full GPU, told by the error that PyTorch raises there."""
+    bundle = write_ct_bundle(tmp_path / "bundle")
+
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr("torch.nn.Module.to", full)
+    with pytest.raises(SegtrailError, match=r"does not fit into the memory of cpu(.|\n)*--devices cpu"):
+        build_predictor(bundle)

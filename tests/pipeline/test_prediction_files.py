@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import SegtrailError
-from pipeline.prediction_files import find_predictions, in_label_map, load_prediction, load_settings
+from pipeline.prediction_files import find_predictions, in_label_map, load_prediction, load_record
 from pipeline.volume import Instance, Instances, LabelMap, Prediction
 
 LABELS = {"nodule": 1, "vessel": 2}
@@ -49,7 +49,7 @@ def test_reads_pictures_and_volumes(tmp_path: Path, suffix: str) -> None:
     assert first == Instance(1, 1, 0.9, 4, (1.5, 1.5, 0.0), ((1, 1, 0), (3, 3, 1)))
     assert (second.id, second.label, second.score) == (2, 2, 0.2)
     assert in_label_map(prediction).tolist() == [True, False]
-    assert load_settings(files) == {"min_score": 0.05}
+    assert load_record(files)["settings"] == {"min_score": 0.05}
 
 
 def test_an_object_stands_in_the_label_map_when_half_of_it_has_its_class_there() -> None:
@@ -94,7 +94,7 @@ def test_maps_of_two_sizes_and_no_json(tmp_path: Path) -> None:
     with pytest.raises(SegtrailError, match=r"shape \(8, 6, 1\), the instances \(3, 3, 1\)"):
         load_prediction(files, LABELS)
     files.record.write_text("{")
-    for read in (load_settings, lambda f: load_prediction(f, LABELS)):
+    for read in (load_record, lambda f: load_prediction(f, LABELS)):
         with pytest.raises(SegtrailError):
             read(files)
 

@@ -100,6 +100,39 @@ def test_the_mask_is_that_of_all_channels_together() -> None:
     np.testing.assert_array_equal(array[0].ravel(), [0, -5, 0, 0])
 
 
+@pytest.mark.parametrize(
+    ("how", "low", "high"),
+    [
+        (ChannelNormalization(scheme="window", low=-1000, high=400), 0.0, 1.0),
+        (ChannelNormalization(scheme="ct", low=-900, high=300, mean=100, std=200), -5.0, 1.0),
+    ],
+)
+def test_what_a_scheme_clips_to_holds_after_cubic_resampling(
+    how: ChannelNormalization, low: float, high: float
+) -> None:
+    array = np.full((1, 8, 8, 8), -1000, np.int16)
+    array[:, 4:] = 1000
+    plan = make_plan((0.7, 0.7, 0.7)).model_copy(update={"normalization": (how,), "resampling": "cubic"})
+    found = prepare_volume(Volume(array, np.eye(4)), plan, "case")
+    assert (float(found.min()), float(found.max())) == (low, high)
+    own = plan.model_copy(update={"normalization": (ChannelNormalization(scheme="zscore"),)})
+    free = prepare_volume(Volume(array, np.eye(4)), own, "case")  # -1 and 1, and what lies beyond
+    assert float(free.max()) > 1.03
+
+
+def test_the_plan_says_how_images_are_resampled() -> None:
+    array = np.float32([0, 0, 4, 4]).reshape(1, 4, 1, 1)
+    flat = ChannelNormalization(scheme="window", low=0, high=4)
+    plan = make_plan((0.5, 1, 1)).model_copy(update={"normalization": (flat,)})
+    assert plan.resampling == "linear"  # a plan without the line
+    found = prepare_volume(Volume(array, np.eye(4)), plan, "case").ravel().tolist()
+    assert found == pytest.approx([0, 0, 0, 0.25, 0.75, 1, 1, 1])
+    cubic = plan.model_copy(update={"resampling": "cubic"})
+    found = prepare_volume(Volume(array, np.eye(4)), cubic, "case").ravel().tolist()
+    # A quarter beside the step: (67 - 9) / 256; the overshoot, 9 / 256 and 27 / 256 below 0 and above 1, is clipped.
+    assert found == pytest.approx([0, 0, 0, 58 / 256, 198 / 256, 1, 1, 1])
+
+
 def test_axes_are_brought_to_ras() -> None:
     array = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
     lps = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from pipeline.config import ReportParams
 from pipeline.report import best_model, flatten, render_report
 from pipeline.report_inputs import load_report_inputs
 from pipeline.report_pictures import MOST_PICTURE_BYTES
-from tests.report_files import write_json
+from tests.report_files import write_csv, write_json
 from tests.report_project import EVIL, build_project
 from tests.report_scores import PIXEL, Recipe
 
@@ -214,6 +215,31 @@ def test_several_models_and_classes(tmp_path: Path) -> None:
     assert "Worst cases of b" in page.text and "Outlines in three planes: a" in page.text
 
 
+def test_regions_take_the_place_of_the_classes_in_overlaps(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(classes=("core", "edema"), baseline=False))
+    facts, table = tmp_path / "data/inspected/dataset.json", tmp_path / "data/metrics/unet/cases.csv"
+    write_json(facts, json.loads(facts.read_text()) | {"regions": {"whole": [1, 2]}})
+    with table.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    whole = [
+        row | {"label": "whole", "kind": "region", "dice": "0.9"} for row in rows if row["label"] == "core"
+    ]
+    write_csv(table, [*whole, *(row | {"kind": "class"} for row in rows)])
+    path = tmp_path / "data/metrics/unet/metrics.json"
+    record = json.loads(path.read_text())
+    record["metrics"] |= {"test/whole/dice": 0.9, "test/dice": 0.9}
+    write_json(path, record)
+    page = Page(render(tmp_path))
+    assert "Dice, mean over regions, on the test set" in page.text
+    for title in ("Mean over regions", "whole", "core", "edema"):
+        assert title in page.text
+    worst = page.text[page.text.index("Worst cases of unet") : page.text.index("Pictures of single cases")]
+    assert worst.count("0.900") >= PARAMS.worst_cases
+    assert "edema" not in worst
+    cells = {a["data-metric"] for _, a in page.tags if a.get("data-metric", "").endswith("/dice")}
+    assert cells == {"test/dice", "test/whole/dice", "test/core/dice", "test/edema/dice"}
+
+
 def test_a_detection_metric_may_be_the_headline(tmp_path: Path) -> None:
     build_project(tmp_path, Recipe(models={"unet": 0.8, "maskrcnn": 0.7}))
     path = tmp_path / "data/registry/decision.json"
@@ -302,3 +328,74 @@ def test_flatten_gives_dotted_keys() -> None:
         "b.c": "1, 2",
         "b.d.e": "True",
     }
+
+
+def test_learned_rules_and_what_they_gained_stand_beside_the_training(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe())
+    path = tmp_path / "data/models/unet/bundle.json"
+    before = render(tmp_path)
+    assert "Learned post-processing" not in Page(before).text
+    rule = {
+        "kind": "minimum_volume", "index": 1, "label": "nodule", "minimum_mm3": 12.5, "dice_before": 0.81239,
+        "dice_after": 0.83, "classes": {"nodule": {"before": 0.81239, "after": 0.83}}, "cases": 8,
+        "cases_changed": 6,
+    }  # fmt: skip
+    write_json(path, json.loads(path.read_text()) | {"postprocessing": [rule]})
+    text = Page(render(tmp_path)).text
+    assert (
+        "remove components of nodule below 12.5 mm3 (2D: mm2) 0.8124 0.8300 nodule 0.8124 to 0.8300 6 of 8"
+        in text
+    )
+
+
+def test_configurations_stand_side_by_side_and_the_headline_is_of_the_one_that_was_chosen(
+    tmp_path: Path,
+) -> None:
+    build_project(tmp_path, Recipe(models={"unet": 0.7, "unet_2d": 0.8, "maskrcnn": 0.6}))
+    runs = {m: json.loads((tmp_path / f"data/models/{m}/run.json").read_text()) for m in ("unet", "unet_2d")}
+    lines = [
+        {"bundle_sha256": runs[m]["bundle_sha256"], "model": m, "score": score}
+        for m, score in (("unet", 0.84), ("unet_2d", 0.79))
+    ]
+    for line in lines:
+        path = tmp_path / f"data/models/{line['model']}/bundle.json"
+        result = {"validation_metric": "validation_dice", "validation_score": line["score"]}
+        write_json(path, json.loads(path.read_text()) | result)
+    path = tmp_path / "data/models/maskrcnn/bundle.json"
+    write_json(path, json.loads(path.read_text()) | {"validation_metric": "cross_validation_dice"})
+    path = tmp_path / "data/registry/decision.json"
+    group = {"metric": "validation_dice", "winner": lines[0]["bundle_sha256"], "scores": lines}
+    changes = {"challenger": lines[0]["bundle_sha256"], "validation": [group]}
+    write_json(path, json.loads(path.read_text()) | changes)
+    inputs = load_report_inputs(tmp_path)
+    value = {model.name: f"{model.metrics['test/dice']:.3f}" for model in inputs.models}
+    assert value["unet_2d"] > value["unet"]
+    text = Page(render(tmp_path)).text
+    assert re.search(rf"unet Dice 0.8400 {value['unet']} \S+ to \S+ \d+ challenger, best by validation", text)
+    assert re.search(rf"unet_2d Dice 0.7900 {value['unet_2d']} \S+ to \S+ \d+ did not compete", text)
+    assert re.search(r"maskrcnn Dice, cross-validated 0.8301 \S+ \S+ to \S+ \d+ – ", text)
+    assert "the decision of the registry does not name this model" in text
+    assert "Best model unet of 3" in text
+    other = inputs.models[0]
+    assert other.name == "maskrcnn"
+    scores = [{"bundle_sha256": other.run["bundle_sha256"], "model": other.name, "score": 0.8301}]
+    alone = {
+        "metric": "cross_validation_dice",
+        "winner": other.run["bundle_sha256"],
+        "scores": scores,
+    }
+    write_json(path, json.loads(path.read_text()) | {"validation": [group, alone]})
+    text = Page(render(tmp_path)).text
+    assert re.search(r"maskrcnn Dice, cross-validated .* \d+ competed, not the best by test score", text)
+    assert "does not name this model" not in text
+
+
+def test_means_over_different_cases_are_told(tmp_path: Path) -> None:
+    build_project(tmp_path, Recipe(models={"unet": 0.7, "maskrcnn": 0.6}))
+    note = "Where n differs in a row (Dice), the numbers are over different cases"
+    assert "Where n differs" not in Page(render(tmp_path)).text
+    path = tmp_path / "data/metrics/unet/metrics.json"
+    record = json.loads(path.read_text())
+    record["metrics"] |= {"test/dice_n": 8, "test/nodule/dice_n": 8}
+    write_json(path, record)
+    assert Page(render(tmp_path)).text.count(note) == 1

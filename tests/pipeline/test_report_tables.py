@@ -101,3 +101,25 @@ def test_plan_gives_value_and_reason() -> None:
     assert rows["spacing_mm"] == ("2.00 × 2.00 × 3.00 mm", "median of 32 cases")
     assert rows["normalization"] == ("clipped to −241.5 to 163.0, less 19.8, over 62.4", "modality CT: ct")
     assert all(reason != "–" for _, reason in rows.values())
+    assert "resampling" not in rows  # a plan of before there was a choice
+    cubic = plan(Recipe()) | {"resampling": "cubic", "reasons": {"resampling": "near a spline"}}
+    assert ("Resampling", "resampling", "cubic convolution", "near a spline") in plan_rows(cubic)
+
+
+def test_other_configurations_of_the_plan_stand_with_their_reasons() -> None:
+    """Only those that the plan speaks of: plans from before there were any have no such row."""
+    made = plan(Recipe())
+    names = {"2d", "lowres", "residual", "residual 2d", "residual lowres"}
+    assert not names & {key for _, key, _, _ in plan_rows(made)}
+    flat = {"dimensions": 2, "spacing_mm": [2.0, 2.0, 3.0], "patch_size": [112, 96, 1], "batch_size": 24}
+    reasons = {"2d": "single slices along Z", "lowres": "none: a patch sees a quarter of the image"}
+    made |= {"alternatives": {"2d": flat}, "reasons": {**made["reasons"], **reasons}}
+    rows = {key: (title, value, reason) for title, key, value, reason in plan_rows(made) if key in names}
+    assert rows == {
+        "2d": (
+            "U-Net, 2d",
+            "2D, 2.00 × 2.00 × 3.00 mm, 112 × 96 × 1 voxels, 24 patches",
+            "single slices along Z",
+        ),
+        "lowres": ("U-Net, lowres", "none", "a patch sees a quarter of the image"),
+    }

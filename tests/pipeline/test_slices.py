@@ -57,7 +57,8 @@ def test_prediction_sees_as_much_of_a_slice_as_it_may(
 def test_a_plan_without_detection_is_one_clear_error() -> None:
     plan = make_plan().model_copy(update={"detection": None})
     with pytest.raises(
-        SegtrailError, match=r"no training case has an object[\s\S]*leave maskrcnn out of models"
+        SegtrailError,
+        match=r"no training case has an object[\s\S]*leave models of network maskrcnn out of models",
     ):
         require_detection(plan)
 

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import save
 
 from pipeline.errors import SegtrailError
-from pipeline.store import Manifest, StoredCase, case_path, content_key, load_case, save_case
+from pipeline.manifest import Manifest
+from pipeline.store import StoredCase, case_path, content_key, load_case, save_case
 
 
 def make_case(seed: int) -> StoredCase:
@@ -95,7 +96,7 @@ def test_holds_notices_other_keys_missing_and_damaged_files(tmp_path: Path) -> N
 
 
 def test_a_torn_manifest_costs_only_the_recomputation(tmp_path: Path) -> None:
-    add(tmp_path, 1)
+    add(tmp_path, 1).save()
     (tmp_path / "_manifest.json").write_text('{"case_1": {"key"')
     assert Manifest(tmp_path).entries == {}
 

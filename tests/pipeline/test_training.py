@@ -79,7 +79,8 @@ def test_a_cube_is_learned_and_the_schedule_ends_near_zero(tmp_path: Path) -> No
     assert metadata.validation_score > 0.9
     result = json.loads((job.output / "result.json").read_text())
     assert result["validation_metric"] == "validation_dice"
-    assert result["best_validation_score"] == metadata.validation_score
+    assert 0.9 < result["best_validation_score"] < metadata.validation_score  # more windows, mirrored views
+    assert result["validation_score"] == metadata.validation_score == metadata.validation_scores["dice"]
     rates = [float(row["learning_rate"]) for row in history_of(job)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.02 * job.params.learning_rate
@@ -124,7 +125,8 @@ def test_the_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:
     assert 1 <= len(rows) < 1000
     assert float(rows[-1]["validation_dice"]) >= 0
     assert float(rows[-1]["minutes"]) >= 0.05
-    assert all(float(row["minutes"]) < 0.05 for row in rows[:-1])
+    # A validation may take an epoch across the limit; the next step then is the last.
+    assert all(float(row["minutes"]) < 0.05 for row in rows[:-2])
 
 
 @pytest.mark.slow
@@ -229,7 +231,8 @@ def test_detection_needs_objects_in_the_plan(tmp_path: Path) -> None:
     job = make_job(tmp_path, "nothing", "maskrcnn")
     cube_plan().save(job.plan)
     with pytest.raises(
-        SegtrailError, match=r"no training case has an object[\s\S]*leave maskrcnn out of models"
+        SegtrailError,
+        match=r"no training case has an object[\s\S]*leave models of network maskrcnn out of models",
     ):
         run_job(job)
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 from detection_plan import make_plan
+from monai.losses import DiceCELoss
 from training_jobs import cube_plan, make_job, read_params
 
-from pipeline.config import SemanticTrainParams
 from pipeline.errors import SegtrailError
 from pipeline.models.instance import InstanceModule
 from pipeline.models.maskrcnn import MaskRCNN
 from pipeline.models.semantic import SemanticModule
-from pipeline.plan import Plan, load_plan
+from pipeline.plan import Plan, RegionPlan, load_plan
+from pipeline.train_params import SemanticTrainParams
 from pipeline.training_setup import build_training, class_weights
 
 
@@ -43,12 +44,46 @@ def test_wrong_number_of_class_weights(tmp_path: Path) -> None:
         weights_of(tmp_path, [1.0, 1.0, 1.0])
 
 
+def test_weights_of_regions_by_hand(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "weights", class_weights="balanced")
+    assert isinstance(job.params, SemanticTrainParams)
+    regions = (RegionPlan(name="all", labels=(1,), paint=1), RegionPlan(name="none", labels=(2,), paint=2))
+    plan = load_plan(job.plan).model_copy(
+        update={"regions": regions, "label_names": ("background", "cube", "rare"), "label_values": (0, 1, 2)}
+    )
+    weights = class_weights(job.params, plan, job.store, job.training_cases, "unet")
+    assert weights is not None
+    # A region without a voxel counts as one of one voxel, beside 6 cubes of 7^3.
+    assert weights[1] / weights[0] == pytest.approx((6 * 343) ** 0.5)
+    assert sum(weights) / 2 == pytest.approx(1.0)
+    three = job.params.model_copy(update={"class_weights": (1.0, 1.0, 1.0)})
+    message = r"3 class weights for 2 regions \(all, none\)[\s\S]*regions, in painting order"
+    with pytest.raises(SegtrailError, match=message):
+        class_weights(three, plan, job.store, job.training_cases, "unet")
+
+
 def build(folder: Path, model: str, plan: Plan, **changes: object) -> tuple[object, dict[str, object]]:
     """The module, and the first training batch."""
     job = make_job(folder, "job", model, **changes)
     params = read_params(model, **changes)
     module, data = build_training(model, plan, params, job.store, job.training_cases, ("case_6",), 0)
     return module, next(iter(data.train_dataloader()))
+
+
+def test_class_weights_of_the_params_reach_both_parts_of_the_loss(tmp_path: Path) -> None:
+    plan = cube_plan().model_copy(
+        update={"label_names": ("background", "cube", "rare"), "label_values": (0, 1, 2)}
+    )
+    module, _ = build(tmp_path, "unet", plan, class_weights=[0.5, 1.0, 3.0])
+    assert isinstance(module, SemanticModule)
+    loss = module.loss.loss
+    assert isinstance(loss, DiceCELoss)
+    assert loss.cross_entropy.weight is not None
+    assert loss.dice.class_weight is not None
+    assert loss.cross_entropy.weight.tolist() == [0.5, 1.0, 3.0]
+    assert loss.dice.class_weight.tolist() == [1.0, 3.0]  # the Dice leaves the background out
+    balanced, _ = build(tmp_path, "unet", plan, class_weights="balanced")
+    assert balanced.loss.loss.cross_entropy.weight.argmax() == 2  # type: ignore[attr-defined]
 
 
 def test_semantic_params_give_patches(tmp_path: Path) -> None:

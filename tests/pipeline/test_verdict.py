@@ -134,3 +134,15 @@ def test_split(inputs: ReportInputs) -> None:
     }
     absent = check(dataclasses.replace(inputs, fingerprints=bare), "Split")
     assert absent.light == "amber" and "nodule in test" in absent.text
+
+
+def test_few_validation_patients_are_told_unless_all_models_are_cross_validated(inputs: ReportInputs) -> None:
+    validation = [case_id for case_id, side in inputs.sides.items() if side == "validation"]
+    assert len(validation) == 8
+    few = dataclasses.replace(inputs, sides={**inputs.sides, **dict.fromkeys(validation[3:], "train")})
+    found = check(few, "Split")
+    assert found.light == "amber" and found.text.startswith("Only 3 labelled patients in validation")
+    assert "split.validation_fraction" in found.text and "train.<model>.folds" in found.text
+    folded = dataclasses.replace(inputs.models[0], run={**inputs.models[0].run, "folds": 5})
+    assert check(dataclasses.replace(few, models=(folded,)), "Split").light == "green"
+    assert check(dataclasses.replace(few, models=(folded, inputs.models[0])), "Split").light == "amber"

@@ -76,11 +76,11 @@ def test_facts_come_back_from_their_own_file(tmp_path: Path) -> None:
         ({"modality": None}, "modality"),
         ({"modality": {"1": "MRI"}}, "modality"),
         ({"labels": {}}, "labels are {}"),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions"),
         ({"labels": {"background": 0, "organ": -1}}, "organ: -1"),
         ({"labels": {"0": "background", "1": "organ", "2": "organ"}}, "name ['organ'] twice"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "value [1] twice"),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "'ignore' is not supported"),
+        ({"labels": {"a": 1, "ignore": 0}}, "'ignore' is 0"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "value [1] twice"),
     ],
 )
 def test_wrong_facts_are_refused(raw: Path, wrong: dict[str, Any], said: str) -> None:

@@ -19,7 +19,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEnd
 
 from pipeline.errors import ImageFileError
 from pipeline.io.dicom import read_dicom_series
-from pipeline.io.dicom_slices import is_dicom_series, list_slices
+from pipeline.io.dicom_files import is_dicom_series, name_series
+from pipeline.io.dicom_slices import list_slices
 from pipeline.io.metaimage import read_metaimage
 from pipeline.volume import axis_codes
 
@@ -132,15 +133,39 @@ def test_any_orientation_lies_where_simpleitk_sees_it(
     assert axis_codes(image.affine) == codes
 
 
-def test_a_tilted_gantry_shears_the_grid(tmp_path: Path) -> None:
-    """The table moves along z, the slices lean: each next one begins straight above the last."""
+def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path: Path) -> None:
+    """The table moves along z, the slices lean by asin 0.28: each next one begins straight above the last."""
     lean = ((1.0, 0.0, 0.0), (0.0, 0.96, -0.28))
     for number in range(3):
         position = [10, 20, 30 + 2 * number]
         write_slice(tmp_path / f"{number}.dcm", 0, directions=lean, ImagePositionPatient=position)
-    affine = read_dicom_series(tmp_path).affine
-    np.testing.assert_allclose(affine[:3, 2], [0, 0, 2])
-    np.testing.assert_allclose(affine[:3, 1], [0, -0.48, -0.14])
+    with pytest.raises(
+        ImageFileError, match=r"tilted by 16.3 degrees .* last one lies 1.1 mm beside"
+    ) as caught:
+        read_dicom_series(tmp_path)
+    assert caught.value.code == "gantry_tilt"
+
+
+def test_slices_that_slide_by_less_than_half_a_pixel_are_straight(tmp_path: Path) -> None:
+    """Positions rounded to 0.1 mm."""
+    for number in range(3):
+        position = [10, 20 + 0.1 * (number == 2), 30 + 2 * number]
+        write_slice(tmp_path / f"{number}.dcm", 0, ImagePositionPatient=position)
+    assert read_dicom_series(tmp_path).array.shape[3] == 3
+
+
+def test_one_series_of_several_is_read_wherever_its_files_lie(tmp_path: Path) -> None:
+    """Two series in two folders, one slice of the first copied into both; a slice of the same name in each."""
+    for z in range(4):
+        write_slice(tmp_path / "set" / ("a" if z < 2 else "b") / f"{z}.dcm", z, PLANE + np.int16(z))
+        write_slice(tmp_path / "set" / "a" / f"other{z}.dcm", z, SeriesInstanceUID=OTHER_SERIES)
+    shutil.copyfile(tmp_path / "set/a/1.dcm", tmp_path / "set/b/copy.dcm")
+    image = read_dicom_series(name_series(tmp_path / "set", SERIES))
+    assert image.array[0, 0, 0].tolist() == [0, 1, 2, 3]
+    with pytest.raises(ImageFileError, match="no DICOM file of the series 1.2.5"):
+        read_dicom_series(name_series(tmp_path / "set", "1.2.5"))
+    with pytest.raises(ImageFileError, match="2 series"):
+        read_dicom_series(tmp_path / "set" / "a")
 
 
 def test_each_slice_is_scaled_by_its_own_header(tmp_path: Path) -> None:
@@ -230,7 +255,11 @@ def test_a_compression_that_cannot_be_undone_is_told_with_the_way_out(tmp_path: 
             "geometry_invalid",
             "lacks ImagePositionPatient",
         ),
-        (lambda f: write_slice(f / "d.dcm", 6, NumberOfFrames=2), "shape_invalid", "2 frames of 1 colours"),
+        (
+            lambda f: write_slice(f / "d.dcm", 6, NumberOfFrames=2),
+            "shape_invalid",
+            "2 frames of 1 colours",
+        ),  # no places
         (lambda f: write_slice(f / "d.dcm", 6, SamplesPerPixel=3), "shape_invalid", "1 frames of 3 colours"),
         (
             lambda f: write_slice(f / "d.dcm", 6, Rows=None, Modality="RTSTRUCT"),
@@ -343,3 +372,19 @@ def test_lidc_equals_its_luna16_twins(shared_data: Path) -> None:
         index = np.array([100, 200, 7])
         expected = (twin.affine @ [*index, 1])[:3]
         np.testing.assert_allclose((series.affine @ [*(index + corner), 1])[:3], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["23x38x3", "24x38x3"])
+def test_the_frames_of_one_file_are_the_slices_of_its_twin(
+    shared_data: Path, tmp_path: Path, name: str
+) -> None:
+    """Real CT, as single slices and converted to the legacy enhanced form."""
+    folder = shared_data / "dicom_seg_rtstruct/dcmqi/segmentations" / name
+    slices, frames = read_dicom_series(folder / "image"), read_dicom_series(folder / "multiframe")
+    np.testing.assert_array_equal(frames.array, slices.array)
+    np.testing.assert_allclose(frames.affine, slices.affine, atol=1e-6)
+    dataset = pydicom.dcmread(folder / "multiframe" / "mf.dcm")
+    dataset.PixelData = dataset.PixelData[:-2]
+    dataset.save_as(tmp_path / "cut.dcm")
+    with pytest.raises(ImageFileError, match="header promises"):
+        read_dicom_series(tmp_path)

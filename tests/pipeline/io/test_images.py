@@ -48,6 +48,14 @@ def write_picture(path: Path, pixels: np.ndarray = ROWS) -> Path:
         ("b.jpeg", ".jpeg", "b"),
         ("b.tiff", ".tiff", "b"),
         ("b.mhd", ".mhd", "b"),
+        ("b.nrrd", ".nrrd", "b"),
+        ("b.nhdr", ".nhdr", "b"),
+        ("b.mgz", ".mgz", "b"),
+        ("b.img.gz", ".img.gz", "b"),
+        ("b.hdr", ".hdr", "b"),
+        ("b.c.h5", ".h5", "b.c"),
+        ("b.h5#image", ".h5", "b_image"),
+        ("b.hdf5#scan/t1[12]", ".hdf5", "b_scan_t1_12"),
         ("b.gz", "", "b.gz"),
         ("b.dcm", "", "b.dcm"),
         ("png", "", "png"),
@@ -67,10 +75,18 @@ def test_a_folder_is_named_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_pictures_are_answered_with_pictures() -> None:
     answers = {suffix: prediction_suffix([Path(f"a{suffix}")]) for suffix in IMAGE_SUFFIXES}
-    pictures = {".png", ".tif", ".tiff", ".jpg", ".jpeg"}
+    pictures = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".gif"}
     assert {suffix for suffix, answer in answers.items() if answer == ".png"} == pictures
     assert {answers[suffix] for suffix in set(IMAGE_SUFFIXES) - pictures} == {".nii.gz"}
     assert prediction_suffix([Path("folder")]) == ".nii.gz"
+
+
+def test_a_stack_of_pages_is_answered_with_a_volume(tmp_path: Path) -> None:
+    pages = [Image.fromarray(ROWS), Image.fromarray(ROWS + 1)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    assert prediction_suffix([tmp_path / "stack.tif"]) == ".nii.gz"
+    assert prediction_suffix([write_picture(tmp_path / "one.tif")]) == ".png"
+    assert load_volume([tmp_path / "stack.tif"]).array.shape == (1, 4, 3, 2)
 
 
 def test_one_file_a_channel_in_any_format(tmp_path: Path) -> None:
@@ -103,11 +119,9 @@ def test_infinite_pixels_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_foreign_suffix_is_told_with_the_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "a.nrrd").touch()
-    with pytest.raises(
-        ImageFileError, match=r"\.nrrd is no image suffix, expected one of \.nii\.gz, .*\.mhd"
-    ):
-        load_volume([tmp_path / "a.nrrd"])
+    (tmp_path / "a.svs").touch()
+    with pytest.raises(ImageFileError, match=r"\.svs is no image suffix, expected one of \.nii\.gz, .*\.mhd"):
+        load_volume([tmp_path / "a.svs"])
     with pytest.raises(ImageFileError, match="no such file") as caught:
         load_volume([tmp_path / "a.png"])
     assert caught.value.code == "missing"

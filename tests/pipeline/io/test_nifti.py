@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from pipeline.errors import SegtrailError
-from pipeline.io.images import load_label_map, load_volume
+from pipeline.io.images import StoredImage, load_label_map, load_volume, read_image_file, round_labels
 from pipeline.io.nifti import save_label_map, save_volume
 from pipeline.volume import Volume
 
@@ -32,7 +32,7 @@ def test_float_labels_become_integers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, labels)
 
 
-@pytest.mark.parametrize("value", [0.5, 1.0001, np.nan, np.inf])
+@pytest.mark.parametrize("value", [0.5, 1.002, np.nan, np.inf])
 def test_labels_that_are_not_whole_numbers_are_refused(tmp_path: Path, value: float) -> None:
     labels = some_labels().astype(np.float32)
     labels[0, 0, 0] = value
@@ -47,6 +47,23 @@ def test_a_scale_factor_that_misses_one_by_a_hair_is_forgiven(shared_data: Path)
     read = load_label_map(path).array
     assert sorted(np.unique(read)) == [0, 1]
     assert read.mean() == pytest.approx(0.121426, abs=1e-6)  # from manifest.csv
+
+
+def test_noise_of_arithmetic_is_rounded_and_its_size_is_said(shared_data: Path) -> None:
+    folder = shared_data / "loader_oddities" / "derived_files"
+    expected = np.asarray(nibabel.load(folder / "reference_label.nii.gz").dataobj)
+    labels, distance = round_labels(*read_with_path(folder / "label_float_noise.nii.gz"))
+    np.testing.assert_array_equal(labels.array, expected)
+    assert labels.array.dtype == np.uint8
+    assert distance == pytest.approx(1e-4, rel=0.01)  # from manifest.csv
+    for name in ("reference_label.nii.gz", "label_float64.nii.gz"):  # whole numbers: nothing to say
+        labels, distance = round_labels(*read_with_path(folder / name))
+        np.testing.assert_array_equal(labels.array, expected)
+        assert distance == 0
+
+
+def read_with_path(path: Path) -> tuple[StoredImage, Path]:
+    return read_image_file(path)[0], path
 
 
 def test_a_label_map_with_channels_is_refused(tmp_path: Path) -> None:

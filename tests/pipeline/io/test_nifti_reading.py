@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.errors import ImageFileError, SegtrailError
-from pipeline.io.images import load_volume
+from pipeline.io.images import find_images, load_volume, read_image_file
 from pipeline.io.nifti_reading import read_nifti
 
 
@@ -117,8 +119,7 @@ def test_bad_files_are_named_with_the_reason(shared_data: Path, name: str, said:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("analyze.hdr", "not NIfTI"),
-        ("nifti_pair.hdr", "half of a .hdr/.img pair"),
+        ("missing_raw.mhd", "not NIfTI"),
         ("gray16.png", "not NIfTI"),
     ],
 )
@@ -164,3 +165,78 @@ def test_an_axis_without_voxels_and_foreign_units_are_refused(tmp_path: Path) ->
         load_volume([tmp_path / "empty.nii"])
     with pytest.raises(SegtrailError, match="in metres, expected mm"):
         load_volume([tmp_path / "metres.nii"])
+
+
+def write_pair(path: Path, kind: Any = nibabel.Nifti1Pair) -> NDArray[Any]:
+    voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    nibabel.save(kind(voxels, np.diag([-2.0, 3, 4, 1])), path)
+    return voxels
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+@pytest.mark.parametrize("gz", ["", ".gz"])
+def test_either_half_of_a_pair_stands_for_both(tmp_path: Path, kind: Any, gz: str) -> None:
+    voxels = write_pair(tmp_path / f"a.img{gz}", kind)
+    digests = set()
+    for name in (f"a.hdr{gz}", f"a.img{gz}"):
+        stored, digest = read_image_file(tmp_path / name)
+        np.testing.assert_array_equal(stored.array[0], voxels)
+        np.testing.assert_array_equal(stored.affine, np.diag([-2.0, 3, 4, 1]))
+        digests.add(digest)
+    assert len(digests) == 1  # header first, whichever half is named
+    assert list(find_images(tmp_path)) == [tmp_path / f"a.hdr{gz}"]
+
+
+def test_a_pair_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    write_pair(tmp_path / "a.img")
+    data = (tmp_path / "a.img").read_bytes()
+    (tmp_path / "a.img").write_bytes(data[:-1])
+    with pytest.raises(ImageFileError, match="holds 119 bytes, its header promises 120") as caught:
+        load_volume([tmp_path / "a.hdr"])
+    assert (caught.value.code, caught.value.where) == ("truncated", str(tmp_path / "a.img"))
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(ImageFileError, match="no such file") as caught:
+        load_volume([tmp_path / "a.hdr"])
+    assert (caught.value.code, caught.value.where) == ("missing", str(tmp_path / "a.img"))
+    write_pair(tmp_path / "b.img")
+    (tmp_path / "b.hdr").unlink()
+    with pytest.raises(ImageFileError, match="no such file") as caught:
+        load_volume([tmp_path / "b.img"])
+    assert caught.value.where == str(tmp_path / "b.hdr")
+    (tmp_path / "c.hdr").write_bytes((tmp_path / "a.hdr").read_bytes())
+    (tmp_path / "c.hdr").rename(tmp_path / "c.nii")
+    with pytest.raises(ImageFileError, match="one half of a .hdr/.img pair") as caught:
+        load_volume([tmp_path / "c.nii"])
+    assert caught.value.code == "unreadable"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_analyze_is_refused_because_left_and_right_cannot_be_told(tmp_path: Path, order: str) -> None:
+    header = nibabel.AnalyzeHeader(endianness=order)
+    header.set_data_shape((3, 4, 5))
+    header.set_data_dtype(np.int16)
+    (tmp_path / "a.hdr").write_bytes(header.binaryblock)
+    (tmp_path / "a.img").write_bytes(bytes(120))
+    with pytest.raises(ImageFileError, match="Analyze 7.5, which has no orientation") as caught:
+        load_volume([tmp_path / "a.hdr"])
+    assert caught.value.code == "geometry_invalid"
+
+
+def test_what_a_header_leaves_open_is_told(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([2.0, 2, 2, 1]))
+    for name, sform, qform, pixdim, codes in (
+        ("whole", 1, 1, 2, []),
+        ("none", 0, 0, 2, ["orientation_unknown"]),
+        ("sform", 1, 0, 2, []),
+        ("rounded", 1, 0, 2.01, []),
+        ("spacing", 1, 0, 3, ["spacing_conflict"]),
+        ("unstated", 1, 0, 0, []),
+    ):
+        header = image.header
+        header["sform_code"], header["qform_code"] = sform, qform
+        header["pixdim"][1:4] = pixdim
+        raw = header.binaryblock + bytes(4) + bytes(60)
+        (tmp_path / f"{name}.nii").write_bytes(raw)
+        stored, _ = read_image_file(tmp_path / f"{name}.nii")
+        assert [remark.code for remark in stored.remarks] == codes, name
+        assert not any(remark.fatal for remark in stored.remarks)

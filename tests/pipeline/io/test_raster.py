@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import io as skimage_io
 
 from pipeline.errors import ImageFileError, SegtrailError
-from pipeline.io.raster import is_colour, read_picture, write_drawing, write_png
+from pipeline.io.raster import is_colour, is_stack, read_picture, write_drawing, write_png
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -96,12 +96,98 @@ def test_a_jpeg_is_read(tmp_path: Path) -> None:
     assert np.abs(array[:, 2, 1, 0].astype(int) - [200, 30, 40]).max() <= 2
 
 
-def test_pages_are_counted_and_refused(shared_data: Path) -> None:
+def test_the_pages_of_a_tiff_are_the_slices_of_a_volume(tmp_path: Path, shared_data: Path) -> None:
     path = shared_data / "loader_oddities" / "derived_files" / "multipage_stack.tif"
-    with pytest.raises(ImageFileError, match="the file has 8 pages") as caught:  # from manifest.csv
-        read_picture(path)
+    array = read_picture(path).array
+    assert array.shape == (1, 34, 47, 8)  # manifest.csv: 8 pages of 47 rows, 34 columns
+    np.testing.assert_array_equal(array[0], tifffile.imread(path).T)
+    assert is_stack(path)
+    stack = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
+    for name, options in {
+        "big.tif": {"bigtiff": True},
+        "msb.tif": {"byteorder": ">"},
+        "zip.tif": {"compression": "deflate"},
+        "imagej.tif": {"imagej": True, "metadata": {"axes": "ZYX"}},
+        "ome.tif": {"ome": True, "metadata": {"axes": "ZYX"}},
+    }.items():
+        tifffile.imwrite(tmp_path / name, stack, photometric="minisblack", **options)
+        np.testing.assert_array_equal(read_picture(tmp_path / name).array[0], stack.T)
+    colours = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    tifffile.imwrite(tmp_path / "rgb.tif", colours, photometric="rgb")
+    np.testing.assert_array_equal(read_picture(tmp_path / "rgb.tif").array, colours.transpose(3, 2, 1, 0))
+    tifffile.imwrite(tmp_path / "one.tif", stack[0])
+    assert not is_stack(tmp_path / "one.tif")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"imagej": True, "metadata": {"axes": "CYX"}}, "the pages hold 3 channels"),
+        ({"imagej": True, "metadata": {"axes": "TYX"}}, "the pages hold 3 time points"),
+        ({"ome": True, "metadata": {"axes": "CYX"}}, "the pages hold 3 channels"),
+    ],
+)
+def test_pages_that_are_no_slices_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    stack = np.zeros((3, 4, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", **options)
+    with pytest.raises(ImageFileError, match=said) as caught:
+        read_picture(tmp_path / "a.tif")
     assert caught.value.code == "shape_invalid"
-    assert caught.value.where == str(path)
+
+
+def test_pages_of_several_sizes_and_films_are_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as writer:
+        for size in (8, 4):
+            writer.write(np.zeros((size, size), np.uint8), contiguous=False)
+    with pytest.raises(ImageFileError, match="the 2 pages are of several kinds") as caught:
+        read_picture(tmp_path / "pyramid.tif")
+    assert caught.value.code == "shape_invalid"
+    frames = [Image.new("L", (4, 3), grey) for grey in (10, 200)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageFileError, match="a film of 2 pictures") as caught:
+        read_picture(tmp_path / "film.gif")
+    assert caught.value.code == "shape_invalid"
+
+
+def test_pages_that_imagej_wrote_without_a_directory_each_are_missed(tmp_path: Path) -> None:
+    """ImageJ stores large stacks as one page and the number of the others in its description."""
+    stack = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
+    described = "ImageJ=1.54\nimages=3\nslices=3\n"
+    tifffile.imwrite(tmp_path / "a.tif", stack[0], description=described, metadata=None)
+    with pytest.raises(ImageFileError, match="promises 3 pages, the file has 1") as caught:
+        read_picture(tmp_path / "a.tif")
+    assert caught.value.code == "truncated"
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:.*Truncated File Read")
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw"])
+def test_a_cut_stack_never_loses_a_page_unseen(tmp_path: Path, compression: str | None) -> None:
+    stack = np.random.default_rng(0).integers(0, 9, (4, 6, 5), dtype=np.uint8)
+    pages = [Image.fromarray(page) for page in stack]
+    kind = {None: None, "deflate": "tiff_adobe_deflate", "lzw": "tiff_lzw"}[compression]
+    pages[0].save(tmp_path / "whole.tif", save_all=True, append_images=pages[1:], compression=kind)
+    whole = (tmp_path / "whole.tif").read_bytes()
+    np.testing.assert_array_equal(read_bytes(whole, tmp_path / "a.tif")[0], stack.T)
+    for length in range(0, len(whole) - 8, 3):  # the last bytes may be filling
+        with pytest.raises(ImageFileError):
+            read_bytes(whole[:length], tmp_path / "a.tif")
+
+
+def test_the_masks_of_drive_are_grey(shared_data: Path) -> None:
+    masks = sorted((shared_data / "drive").rglob("*.gif"))
+    assert len(masks) == 14
+    for path in masks:
+        array = read_picture(path).array
+        assert array.shape == (1, 565, 584, 1)  # 584 rows, 565 columns
+        assert np.unique(array).tolist() == [0, 255]
+        np.testing.assert_array_equal(array[0, :, :, 0], np.asarray(Image.open(path).convert("L")).T)
+
+
+def test_a_palette_of_greys_is_grey(tmp_path: Path) -> None:
+    palette = chunk(b"PLTE", bytes([0, 0, 0, 255, 255, 255, 7, 7, 7]))
+    array = read_bytes(png_bytes(3, 1, 8, 3, [b"\x01\x00\x02"], palette), tmp_path / "a.png")
+    assert array[:, :, 0, 0].tolist() == [[255, 0, 7]]
+    assert not is_colour(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("colour", "bytes_a_pixel"), [(2, 6), (4, 4), (6, 8)])
@@ -112,11 +198,16 @@ def test_deep_colours_are_refused_not_halved(tmp_path: Path, colour: int, bytes_
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
-def test_deep_colours_of_a_tiff_are_refused(tmp_path: Path, compression: str | None) -> None:
-    pixels = np.zeros((4, 5, 3), np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", compression=compression)
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_deep_colours_of_a_tiff_are_refused(tmp_path: Path, compression: str | None, planes: Any) -> None:
+    pixels = np.arange(4 * 5 * 3).reshape(4, 5, 3)
+    stored = pixels if planes == "contig" else pixels.transpose(2, 0, 1)
+    options: dict[str, Any] = {"photometric": "rgb", "compression": compression, "planarconfig": planes}
+    tifffile.imwrite(tmp_path / "a.tif", stored.astype(np.uint16) * 300, **options)
     with pytest.raises(ImageFileError, match="16 bits a colour"):
         read_picture(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", stored.astype(np.uint8), **options)
+    np.testing.assert_array_equal(read_picture(tmp_path / "b.tif").array[..., 0], pixels.transpose(2, 1, 0))
 
 
 def test_print_colours_are_refused(tmp_path: Path) -> None:
@@ -151,13 +242,23 @@ def test_every_cut_of_a_jpeg_or_tiff_is_refused(tmp_path: Path, suffix: str) -> 
             read_bytes(whole[:length], tmp_path / f"a.{suffix}")
 
 
+def test_no_cut_of_a_gif_changes_a_pixel_unseen(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 15), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "whole.gif")
+    whole = (tmp_path / "whole.gif").read_bytes()
+    for length in range(0, len(whole) - 2, 5):  # its last two bytes say that nothing follows
+        with pytest.raises(ImageFileError):
+            read_bytes(whole[:length], tmp_path / "a.gif")
+    np.testing.assert_array_equal(read_bytes(whole, tmp_path / "a.gif")[0, :, :, 0], pixels.T)
+
+
 def test_what_is_no_picture_is_told(tmp_path: Path, shared_data: Path) -> None:
     odd = shared_data / "loader_oddities" / "derived_files"
     for name, said in (
         ("empty_file.nii.gz", "empty"),
         ("lfs_pointer.nii.gz", "Git LFS"),
         ("html_instead_of_image.nii.gz", "web page"),
-        ("reference_image.nii.gz", "no whole PNG, TIFF or JPEG"),
+        ("reference_image.nii.gz", "no whole PNG, TIFF, JPEG or GIF"),
     ):
         with pytest.raises(ImageFileError, match=said) as caught:
             read_picture(odd / name)

@@ -137,7 +137,7 @@ def test_empty_missing_and_unknown(raw: Path) -> None:
         SegtrailError, match=r"(?s)no folder data/raw/smal; data/raw holds small.*segtrail data add"
     ):
         list_cases(Path("data/raw/smal"), "msd")
-    with pytest.raises(SegtrailError, match=r"(?s)unknown layout 'nifti'.*msd, table"):
+    with pytest.raises(SegtrailError, match=r"(?s)unknown layout 'nifti'.*msd, sunnybrook, table"):
         list_cases(raw, "nifti")
 
 
@@ -199,6 +199,17 @@ def test_an_image_of_a_table_may_be_the_folder_of_a_dicom_series(raw: Path) -> N
     assert "the label is a folder, expected a file" in text
 
 
+def test_a_table_may_name_data_sets_of_an_hdf5_file(raw: Path) -> None:
+    touch("scans/all.h5")
+    write_table("case_id,patient_id,image,label\nx,p,scans/all.h5#images[3],scans/all.h5#labels[3]\n")
+    write_facts()
+    _, (case,) = list_cases(raw, "table")
+    assert case.images == ("data/raw/small/scans/all.h5#images[3]",)
+    assert case.label == "data/raw/small/scans/all.h5#labels[3]"
+    write_table("case_id,patient_id,image,label\nx,p,scans/none.h5#images[3],\n")
+    assert "the image of channel 0 is missing" in problems("table")
+
+
 def test_every_problem_of_a_table_is_in_one_error(raw: Path) -> None:
     rows = ["x,p,i.nii.gz,gone.nii.gz", "x,,i.nii.gz,", "y,p,,", "z,p,/etc/hostname,"]
     write_table("\n".join(["case_id,patient_id,image,label", *rows]))
@@ -219,7 +230,7 @@ def test_every_problem_of_a_table_is_in_one_error(raw: Path) -> None:
     ("text", "said"),
     [
         ("case_id;patient_id;image;label\n", "separator is a comma"),
-        ("case_id,image\nx,i\n", "['patient_id', 'label'] are missing"),
+        ("case_id,image\nx,i\n", "['patient_id'] are missing"),
         ("case_id,patient_id,label\nx,p,\n", "no column names the images"),
         ("case_id,patient_id,image,label\n", "the data set has no case"),
     ],
@@ -234,3 +245,31 @@ def test_a_table_that_is_not_there_or_not_text(raw: Path) -> None:
     assert "cases.csv is missing" in problems("table")
     (raw / "cases.csv").write_bytes(b"case_id\xff\xfe,patient_id\n")
     assert "cases.csv cannot be read" in problems("table")
+
+
+def test_a_table_names_data_sets_of_an_hdf5_file(raw: Path) -> None:
+    write_facts()
+    touch("store.h5")
+    (FOLDER / "cases.csv").write_text(
+        "case_id,patient_id,image,label\na,p,store.h5#images[3],store.h5#labels[3]\nb,p,other.h5#images[0],\n"
+    )
+    assert "the image of channel 0 is missing" in problems("table")
+    assert "case b, data/raw/small/other.h5#images[0]" in problems("table")
+    touch("other.h5")
+    _, cases = list_cases(FOLDER, "table")
+    assert (cases[0].images, cases[0].label) == (
+        ("data/raw/small/store.h5#images[3]",), "data/raw/small/store.h5#labels[3]",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("a;b", "a;b has ';' in"), ("a\udcff", "a? has a name that is not UTF-8")]
+)
+def test_a_name_that_the_table_of_cases_cannot_hold_is_refused(raw: Path, name: str, why: str) -> None:
+    study = raw / name / "study"
+    (study / "masks").mkdir(parents=True)
+    (study / "images").mkdir()
+    (study / "images" / "study.png").touch()
+    with pytest.raises(SegtrailError, match="rename") as error:
+        list_cases(raw / name, "dsb2018")
+    assert why.split()[0] in str(error.value) and why.split(maxsplit=1)[1] in str(error.value)
