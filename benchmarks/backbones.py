@@ -14,6 +14,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -26,13 +27,16 @@ from pipeline.models.backbones import BACKBONES
 from pipeline.models.maskrcnn import MaskRCNN, WindowObjects
 from pipeline.models.unet import UNet, build_unet
 from pipeline.topology import divisible, pooling
+from pipeline.train_params import InstanceTrainParams
 
 OBJECTS = 8  # a window
 
 
 def build_detector(backbone: str, params: Params, window: Sequence[int], channels: int) -> MaskRCNN:
     """Mask R-CNN with the shipped pyramid and heads."""
-    train = params.train.maskrcnn
+    train = params.train.of("maskrcnn")
+    if not isinstance(train, InstanceTrainParams):
+        sys.exit("train.maskrcnn is of another network")
     return MaskRCNN(
         channels=channels,
         classes=2,

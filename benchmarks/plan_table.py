@@ -78,7 +78,7 @@ HEADER = (
 
 
 def row(name: str, plan: Plan) -> str:
-    low = plan.lowres
+    low = plan.alternatives.get("lowres")
     schemes = {f"{how.scheme}{', non-zero' if how.nonzero_mask else ''}" for how in plan.normalization}
     cells = (
         name, plan.n_cases, times(plan.spacing_mm), f"{times(plan.patch_size)}", plan.batch_size, len(plan.strides),

@@ -1,12 +1,10 @@
 """Preprocessing against nnU-Net v2: seconds and peak memory on 220 hippocampi and on large CT.
 
     .venv/bin/python benchmarks/preprocess_speed.py [--hippocampus FOLDER] [--ct 10] [--keep FOLDER]
-    .venv/bin/python benchmarks/preprocess_speed.py --resampling
 
 Both use two processes and the same target spacing. Timed are Segtrail's stage `preprocess` and nnU-Net's
 `preprocess` of 3d_fullres, from the start of the command to its end; beside them `inspect` and nnU-Net's
 extraction of fingerprints. Peak memory is the largest sum of RSS over the process tree, sampled 20 times a second.
-`--resampling` compares trilinear with cubic splines instead: how far there-and-back lies from the original.
 """
 
 from __future__ import annotations
@@ -26,13 +24,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import psutil
-import torch
 from nnunet_peer import peer_environment, peer_python
 from numpy.typing import NDArray
 from preset_quality import change_params, copy_project, describe_machine
-from scipy import ndimage
-from torch.nn import functional
-from torch.nn.functional import interpolate
 
 from pipeline.cases import load_cases
 from pipeline.splits import SplitRow, save_splits
@@ -41,11 +35,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared/data"
 WORKERS = 2
 CT_SHAPE, CT_SPACING = (512, 512, 300), (0.8, 0.8, 1.5)
-REAL = {
-    "hippocampus (MR)": "Task04_Hippocampus/imagesTr/hippocampus_001.nii.gz",
-    "brain tumour (FLAIR)": "brats_style/TCGA-DU-7294/TCGA-DU-7294_flair.nii.gz",
-    "abdomen (CT)": "organs_ct_mr/ct_full/image.nii.gz",
-}
 
 
 @dataclass(frozen=True)
@@ -148,8 +137,17 @@ def run_segtrail(raw: Path, folder: Path, spacing: Sequence[float]) -> dict[str,
     return found
 
 
-def run_nnunet(raw: Path, folder: Path, spacing: Sequence[float]) -> dict[str, Measured]:
-    """Fingerprint, plan and preprocessing by nnU-Net's own commands, on links to the same files."""
+def run_nnunet(
+    raw: Path, folder: Path, spacing: Sequence[float], checks: Sequence[str] = ()
+) -> dict[str, Measured]:
+    """Fingerprint, plan and preprocessing by nnU-Net's own commands, on links to the same files.
+
+    Args:
+        raw: Data set in MSD layout.
+        folder: For nnU-Net's folders.
+        spacing: Target voxel size along X, Y, Z.
+        checks: More options of `nnUNetv2_extract_fingerprint`.
+    """
     environment = peer_environment(folder)
     commands, target = peer_python().parent, folder / "raw/Dataset001_Same"
     facts = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
@@ -167,7 +165,7 @@ def run_nnunet(raw: Path, folder: Path, spacing: Sequence[float]) -> dict[str, M
     plans, processes = "nnUNetPlans_same", str(WORKERS)
     same_spacing = ["-overwrite_target_spacing", *map(str, reversed(spacing)), "-overwrite_plans_name", plans]
     steps = {
-        "inspect": ["nnUNetv2_extract_fingerprint", "-d", "1", "-np", processes],
+        "inspect": ["nnUNetv2_extract_fingerprint", "-d", "1", "-np", processes, *checks],
         "plan": ["nnUNetv2_plan_experiment", "-d", "1", *same_spacing],
         "preprocess": ["nnUNetv2_preprocess", "-d", "1", "-plans_name", plans, "-c", "3d_fullres", "-np", processes],
     }  # fmt: skip
@@ -175,64 +173,6 @@ def run_nnunet(raw: Path, folder: Path, spacing: Sequence[float]) -> dict[str, M
         name: measure([str(commands / tool), *arguments], folder, environment)
         for name, (tool, *arguments) in steps.items()
     }
-
-
-def compare_resampling() -> None:
-    """Real images from their spacing to 1.5 times it and back, in float32, on one thread."""
-    torch.set_num_threads(1)
-    print(
-        "| image | method | mean abs. difference / std | 1.5x coarser: difference from cubic / std | s | ratio |"
-    )
-    print("|---" * 6 + "|")
-    for name, place in REAL.items():
-        path = DATA / place
-        image = np.asarray(nibabel.load(path).dataobj, np.float32)  # type: ignore[attr-defined]
-        coarse_shape = tuple(max(1, round(n / 1.5)) for n in image.shape)
-        inside = image > np.percentile(image, 50)
-        coarse, rows = {}, {}
-        for method, resample in {
-            "cubic spline": _cubic,
-            "cubic convolution": _keys,
-            "trilinear": _linear,
-        }.items():
-            began = time.process_time()
-            coarse[method] = resample(image, coarse_shape)
-            back = resample(coarse[method], image.shape)
-            rows[method] = (
-                time.process_time() - began,
-                float(np.abs(back - image)[inside].mean() / image.std()),
-            )
-        for method, (seconds, lost) in rows.items():
-            apart = np.abs(coarse[method] - coarse["cubic spline"]).mean() / image.std()
-            ratio = rows["cubic spline"][0] / seconds
-            print(
-                f"| {name} {image.shape} | {method} | {lost:.4f} | {apart:.4f} | {seconds:.2f} | {ratio:.0f} |"
-            )
-
-
-def _linear(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    x, y, z = shape
-    found: NDArray[np.float32] = interpolate(
-        torch.from_numpy(image)[None, None], (x, y, z), mode="trilinear"
-    )[0, 0].numpy()
-    return found
-
-
-def _cubic(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Order 3 on the same grid of centres, as nnU-Net has it."""
-    factors = [new / old for old, new in zip(image.shape, shape, strict=True)]
-    found: NDArray[np.float32] = ndimage.zoom(image, factors, order=3, mode="nearest", grid_mode=True)
-    return found
-
-
-def _keys(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """PyTorch's bicubic plane by plane, then along the planes."""
-    planes = functional.interpolate(torch.from_numpy(image)[None], size=shape[1:], mode="bicubic")[0]
-    turned = planes.permute(1, 0, 2)[None]
-    found: NDArray[np.float32] = functional.interpolate(turned, size=(shape[0], shape[2]), mode="bicubic")[
-        0
-    ].numpy()
-    return found.transpose(1, 0, 2)
 
 
 def compare(name: str, raw: Path, home: Path, spacing: Sequence[float]) -> None:
@@ -253,12 +193,8 @@ def main() -> None:
     parser.add_argument("--hippocampus", type=Path, default=DATA / "Task04_Hippocampus")
     parser.add_argument("--ct", type=int, default=10, help="number of CT; 0 leaves them out")
     parser.add_argument("--keep", type=Path, help="folder of the CT and of all results; temporary by default")
-    parser.add_argument("--resampling", action="store_true", help="compare kinds of resampling instead")
     options = parser.parse_args()
     print(f"{describe_machine()}, {WORKERS} processes\n")
-    if options.resampling:
-        compare_resampling()
-        return
     home = options.keep or Path(tempfile.mkdtemp(prefix="segtrail-preprocess-"))
     home.mkdir(parents=True, exist_ok=True)
     print(

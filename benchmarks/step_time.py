@@ -26,6 +26,7 @@ from pipeline.config import load_params
 from pipeline.models.base import TrainedModule
 from pipeline.plan import load_plan
 from pipeline.splits import load_splits
+from pipeline.train_params import SemanticTrainParams
 from pipeline.training_setup import build_training
 
 ROUNDS = 3
@@ -75,6 +76,8 @@ def time_training(project: Path, model: str, steps: int) -> tuple[list[float], l
     sides = load_splits(Path("data/splits/splits.csv"))
     train, validation = ([c for c, s in sides.items() if s == side] for side in ("train", "validation"))
     plan = load_plan(Path("data/plan/plan.json"))
+    if isinstance(params, SemanticTrainParams):
+        plan = plan.configured(params.network, params.configuration)
     pl.seed_everything(1, verbose=False)
     store = Path("data/preprocessed")
     module, data = build_training(model, plan, params, store, train, validation[:1], workers=0)
@@ -96,7 +99,7 @@ def time_training(project: Path, model: str, steps: int) -> tuple[list[float], l
 
 def time_network(steps: int) -> list[float]:
     """Seconds of each step of the bare U-Net on random tensors."""
-    params, plan = load_params().train.unet, load_plan(Path("data/plan/plan.json"))
+    params, plan = load_params().train.of("unet"), load_plan(Path("data/plan/plan.json"))
     pl.seed_everything(1, verbose=False)
     module, _ = build_training("unet", plan, params, Path("data/preprocessed"), [], [], workers=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
