@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 
+from flows import dvc_lock
 from flows.decision import load_decision
 from flows.doctor import FAIL, OK, WARN, Check
 from flows.doctor_prefect import query
-from flows.dvc_lock import RWLOCK, is_damaged, remove_damaged
 from flows.environment import STATE
 from flows.locks import find_holder, is_alive
 from pipeline.config import load_params
@@ -28,10 +28,10 @@ PASSWORD = r"//[^/@]*@"
 
 def check_locks(fix: bool = False) -> Iterator[Check]:
     """Who works in this project now, and whether DVC can read who reads and writes what."""
-    if remove_damaged() if fix else is_damaged():
-        found = f"{RWLOCK} was cut short when DVC was killed: no DVC command works"
+    if trouble := dvc_lock.mend() if fix else dvc_lock.find_trouble():
+        found = f"{trouble}: DVC commands stop at it"
         yield (
-            Check(OK, "locks", f"{found}: removed")
+            Check(OK, "locks", f"{found}: mended")
             if fix
             else Check(FAIL, "locks", found, "segtrail doctor --fix")
         )

@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
+from flows import dvc_lock
 from flows.archive import SHORT
 from flows.decision import load_decision
-from flows.dvc_lock import RWLOCK, remove_damaged
 from flows.night_folder import NIGHT, night_tags
 from flows.night_repro import LOG
 from flows.nights import CLOSING, FAILED, KILLED, RECORD, RUNNING, Night, find_dead_nights
@@ -47,8 +47,8 @@ def sweep(name: str) -> tuple[list[Night], list[str]]:
     if nights:
         closed = _close_runs([night.record for night in nights])
         said += [f"{closed} Prefect runs are Crashed now"] if closed else []
-    if remove_damaged():
-        said.append(f"{RWLOCK} was cut short when DVC was killed: removed, DVC makes a new one")
+    if trouble := dvc_lock.mend():
+        said.append(f"{trouble}: mended")
     return nights, said
 
 

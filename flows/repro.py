@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from flows.dvc_lock import RWLOCK, remove_damaged
+from flows import dvc_lock
 from flows.environment import STATE
 from flows.locks import hold
 from flows.params_edit import edit_params
@@ -120,8 +120,8 @@ def run_repro(
     with hold(LOCK, command, wait, lambda line: _write(f"segtrail: {line}\n")) as descriptor:
         if minutes is not None:
             _set_minutes(minutes)
-        if remove_damaged():
-            _write(f"segtrail: {RWLOCK} was cut short when DVC was killed: removed, DVC makes a new one\n")
+        if trouble := dvc_lock.mend():
+            _write(f"segtrail: {trouble}: mended\n")
         above = [pid for pid in find_owners() if pid != os.getpid()]
         if above:  # a night: what it started must not outlive it
             end_with(above)

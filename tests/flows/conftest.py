@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from database_server import DatabaseServer
+    from small_project import SmallProject
 
 
 @pytest.fixture(scope="session")
@@ -92,3 +93,14 @@ def three(
 
     first, second, third = copy_template(templates[1], project, monkeypatch)
     return first, second, third
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[SmallProject]:
+    """A project of two short stages, with git and DVC."""
+    from small_project import SmallProject
+
+    project = SmallProject(tmp_path)
+    project.create()
+    yield project
+    project.close()

@@ -73,7 +73,7 @@ def test_promoted_refused_and_skipped_nights_are_told(
         assert headline_value(page) == pytest.approx(0.825)
         assert "−0.1000" in page
         skipped, page = tell(nights)
-        assert "Skipped: nothing to do" in page
+        assert "Skipped: nothing was done" in page
     told = (first, refused, skipped)
     assert [record["state"] for record in told] == ["promoted", "refused", "skipped"]
     sent = {"channel": "webhook 127.0.0.1", "sent": True, "error": ""}

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from flows.locks import is_alive
 from flows.repro import Console
 from flows.summary import summarise
 from pipeline.config import load_params
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[SmallProject]:
-    project = SmallProject(tmp_path)
-    project.create()
-    yield project
-    project.close()
 
 
 def shown(*lines: str) -> str:
@@ -115,22 +106,6 @@ def test_a_run_a_rerun_and_a_failure(small: SmallProject) -> None:
         "segtrail: stage second failed (exit code 1); see above"
     )
     assert (small.folder / ".segtrail/repro.lock").read_text() == ""
-
-
-@pytest.mark.parametrize("text", ["", '{"read": {"out'])
-def test_a_file_that_dvc_was_killed_in_writing_stops_nothing(small: SmallProject, text: str) -> None:
-    rwlock = small.folder / ".dvc" / "tmp" / "rwlock"
-    rwlock.parent.mkdir(exist_ok=True)
-    rwlock.write_text(text)
-    plain = [sys.executable, "-m", "dvc", "repro"]
-    refused = subprocess.run(plain, cwd=small.folder, capture_output=True, text=True, check=False)
-    assert refused.returncode != 0
-    assert "RWLock-file" in refused.stderr
-    mended = small.run("repro")
-    assert mended.returncode == 0, mended.stderr
-    assert mended.stdout.startswith("segtrail: .dvc/tmp/rwlock was cut short when DVC was killed: removed")
-    assert small.read("out/second") == "one"
-    assert "rwlock" not in small.run("repro").stdout
 
 
 def test_arguments_go_to_dvc(small: SmallProject) -> None:
