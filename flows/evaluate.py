@@ -13,6 +13,7 @@ from prefect import flow
 from flows.case_scoring import CaseScorer, Scored
 from flows.evaluation_output import draw_curves, draw_overlays, format_table
 from flows.stage import map_cases, run_stage
+from flows.stage_code import CODE, scoring_code
 from pipeline.cases import CaseRecord, load_cases, usable_cases
 from pipeline.config import load_params
 from pipeline.detection_cases import ClassObjects
@@ -89,6 +90,7 @@ def evaluate_flow(model: str) -> None:
         | describe_detection(objects, params, settings)
         | ({"reference": facts.description} if facts.description else {}),
         "settings": params.model_dump(),
+        CODE: scoring_code(),
         "n_cases": len(cases),
         "n_patients": len({case.patient_id for case in cases}),
         "cases_without_label": unlabelled,

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from flows.archive import SHORT, Version, check_version
 from flows.case_scoring import CaseScorer, Scored
+from flows.champion_scores import measuring_settings
 from flows.environment import STATE
-from flows.gate_scores import measuring_settings, scoring_code
 from flows.locks import hold
 from flows.model_files import DATA, save_json
 from flows.predict_settings import settings_as_scored
 from flows.rescored import BASIS, TABLE, Basis, Unscored, remove_drafts, rescored_folder
 from flows.stage import map_cases
+from flows.stage_code import scoring_code
 from pipeline.bundle import load_bundle
 from pipeline.cases import CaseRecord, load_cases
 from pipeline.config import EvaluateParams, Params, PredictParams

@@ -19,6 +19,7 @@ from flows.missed import settle_missed
 from flows.night_folder import NIGHTS
 from flows.params_edit import edit_params
 from flows.prefect_api import find_deployment
+from flows.schedule_lines import NightLines
 from flows.schedule_state import (
     DEPLOYMENT,
     FLOW,
@@ -176,9 +177,11 @@ def _keep_pause(url: str) -> None:
 
 def _watch(server: PrefectServer, runner: NightlyRunner) -> None:
     """Keeps server and runner alive and closes runs that died; returns never."""
-    swept = time.monotonic()
+    swept, lines = time.monotonic(), NightLines()
     while True:
         time.sleep(LOOK_EVERY_S)
+        for line in lines.look():
+            _say(line)
         if server.process is not None and server.process.poll() is not None:
             _say("the Prefect server has ended; it is started again")
             _try(lambda: _revive(server))

@@ -10,7 +10,13 @@ import yaml
 
 from pipeline.config import load_params
 
+CODE = "scoring_code"  # in metrics.json
 LAYOUT = "${inspect.layout}"  # of which one module of `pipeline/io/layouts` is listed
+
+
+def scoring_code() -> str:
+    """Digest of the code that predicts and scores, as DVC looks at it."""
+    return f"{code_digest('predict')}{code_digest('evaluate')}"
 
 
 def code_digest(stage: str) -> str:

@@ -243,6 +243,32 @@ def test_without_raw_data_the_scores_that_are_there_decide(champion: Path, messa
     assert rescored(messages) == []
 
 
+def test_scores_of_other_code_are_made_anew(champion: Path, messages: list[str]) -> None:
+    edit_metrics(Path("data/metrics/unet/metrics.json"), lambda r: r.update(scoring_code="of now"))
+    edit_metrics(champion.parent / "metrics/metrics.json", lambda r: r.update(scoring_code="of then"))
+    decision, _ = run_register()
+    assert rescored(messages) == sorted((*OLD, *NEW))
+    values = measure(champion, (*OLD, *NEW), "dice")
+    assert decision["numbers"]["improvement"] == pytest.approx(improvement([], values))
+    assert decision["reasons"][-1] == (
+        "champion rescored on 2 new and 3 known (scored by other code) test cases"
+    )
+    run_register()
+    assert rescored(messages) == []
+
+
+def test_scores_of_other_code_are_better_than_none(champion: Path, messages: list[str]) -> None:
+    Path("data/raw").rename("elsewhere")
+    edit_metrics(Path("data/metrics/unet/metrics.json"), lambda r: r.update(scoring_code="of now"))
+    decision, _ = run_register()
+    assert decision["numbers"]["n_cases"] == 3
+    assert decision["numbers"]["improvement"] == pytest.approx(CHALLENGER - CHAMPION)
+    assert decision["reasons"][-2:] == [
+        "on 3 test cases the champion's scores are those of earlier code, and cannot be made anew here",
+        "the champion could not be rescored on 2 cases: their files are not here",
+    ]
+
+
 def test_an_error_leaves_decision_and_trail_as_they_were(champion: Path, messages: list[str]) -> None:
     image = Path(f"data/raw/phantom/{NEW[0]}.nii.gz")
     whole = image.read_bytes()
