@@ -13,7 +13,7 @@ from flows.night_changes import Changes, find_changes, hold_project, shorten
 from flows.night_outcome import audit_forgotten_nights, count_cases, judge, list_case_ids, select_decided
 from flows.night_repro import run_stages
 from flows.night_sweep import sweep
-from flows.nights import SKIPPED, Night, Step, load_nights
+from flows.nights import SKIPPED, Night, Record, Step, load_nights
 from flows.provenance import data_digest, git_commit
 from pipeline.config import Params
 from pipeline.errors import SegtrailError
@@ -220,7 +220,7 @@ class NightWork:
     def _push_now(self, step: Step) -> None:
         from flows.remote import push_all
 
-        result = push_all(self._params.nightly.remote)
+        result = push_all(self._params.nightly.remote, commits=_unpushed_commits(self._night))
         self._night.record["push"] = asdict(result)
         if not result.pushed:
             what = result.error.splitlines()[0]
@@ -232,10 +232,25 @@ class NightWork:
         )
 
 
+def _unpushed_commits(night: Night) -> list[str]:
+    """Commits of nights since the last push that went well, oldest first: later versions do not hold their data."""
+    found: list[str] = []
+    for record in _earlier_nights(night):
+        if record["push"] is not None and record["push"]["pushed"]:
+            break
+        if record["commit"] is not None:
+            found.insert(0, record["commit"]["commit"])
+    return found
+
+
+def _earlier_nights(night: Night) -> list[Record]:
+    """The last one first."""
+    return [record for record in load_nights()[::-1] if record["night_id"] != night.record["night_id"]]
+
+
 def _push_is_due(night: Night) -> bool:
     """Whether the last night that had something to push did not come to it, or failed at it."""
-    earlier = [record for record in load_nights() if record["night_id"] != night.record["night_id"]]
-    for record in reversed(earlier):
+    for record in _earlier_nights(night):
         if record["push"] is not None:
             return not record["push"]["pushed"]
         if any(step["name"] in ("inspect", "register", "repro") for step in record["steps"]):

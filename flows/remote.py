@@ -25,6 +25,20 @@ ATTEMPTS = 3
 FIRST_WAIT_S = 10.0  # before the second try; each further one waits three times as long
 LONGEST_WAIT_S = 600.0
 PUSHED = STATE / "pushed.json"
+# `dvc push` itself takes no commits but all of them. A commit may know other remotes than there are now. One that is
+# gone, or a remote that takes only what is checked out (cloud versioning), must not keep the version of now away.
+PUSH_COMMITS = """
+import sys
+from dvc.exceptions import InvalidArgumentError
+from dvc.repo import Repo
+from dvc.scm import RevError
+now = {key: Repo().config[key] for key in ("core", "remote")}
+for commit in sys.argv[2:]:
+    try:
+        Repo(config=now).push(remote=sys.argv[1], revs=[commit], workspace=False)
+    except (InvalidArgumentError, RevError) as error:
+        print(f"{commit} is not pushed: {error}")
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ def push_all(
     arguments: Sequence[str] = (),
     project: Path = Path(),
     first_wait_s: float = FIRST_WAIT_S,
+    commits: Sequence[str] = (),
 ) -> PushResult:
     """Pushes data and models of the version that is checked out, after a look for names of patients.
 
@@ -79,6 +94,7 @@ def push_all(
         arguments: Passed on to `dvc push`.
         project: Top folder of the project.
         first_wait_s: Seconds before the second try; each further one waits three times as long, at most 600 s.
+        commits: Earlier versions that are pushed first; somebody has looked for names in them before.
 
     Raises:
         SegtrailError: Something names a patient, versions shall be pushed that nobody looks at, `attempts` is below
@@ -91,8 +107,10 @@ def push_all(
         place = find_remote(remote, project)
     except SegtrailError as error:
         return PushResult(remote, 0, False, str(error))
-    command = ["push", "-r", place.name, *arguments]
-    trouble, count = _repeat(lambda: _push_once(command, place, project), attempts, first_wait_s)
+    commands = [["-m", "dvc", "push", "-r", place.name, *arguments]]
+    if commits:
+        commands.insert(0, ["-c", PUSH_COMMITS, place.name, *commits])
+    trouble, count = _repeat(lambda: _push_once(commands, place, project), attempts, first_wait_s)
     if trouble is not None:
         tries = f" ({count} tries)" if count > 1 else ""
         what = f"nothing is lost, but the push failed{tries}: {trouble.what}"
@@ -185,16 +203,19 @@ def find_remote(name: str, project: Path = Path()) -> Remote:
     return remotes[name or default]
 
 
-def _push_once(command: list[str], place: Remote, project: Path) -> Trouble | None:
+def _push_once(commands: list[list[str]], place: Remote, project: Path) -> Trouble | None:
     if place.folder is not None and place.url in _load_pushed(project) and not place.folder.is_dir():
         what = "the folder of the remote is gone, though data were pushed to it before: is its drive mounted?"
         fix = (
             "mount the drive, then segtrail data push; if the remote shall begin anew there, make the folder"
         )
         return Trouble(what, fix, again=True)
-    done = _dvc(command, project)
-    sys.stdout.write(done.stdout)
-    return explain(done.stderr or done.stdout, place.url, "push") if done.returncode else None
+    for command in commands:
+        done = _python(command, project)
+        sys.stdout.write(done.stdout)
+        if done.returncode:
+            return explain(done.stderr or done.stdout, place.url, "push")
+    return None
 
 
 def _repeat(
@@ -216,8 +237,12 @@ def _repeat(
 
 def _dvc(arguments: Sequence[str], project: Path) -> subprocess.CompletedProcess[str]:
     """Runs DVC; what it says about progress is no use in a record and is left out."""
+    return _python(["-m", "dvc", *arguments], project)
+
+
+def _python(arguments: Sequence[str], project: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
+        [sys.executable, *arguments],
         cwd=project, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
 

@@ -326,21 +326,34 @@ def test_a_push_that_failed_is_made_up_for_by_a_night_without_changes(project: N
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "remote", "add", "-q", "-d", "backup", str(remote)], check=True)
     path = Path("params.yaml")
-    text = path.read_text().replace("  push: false ", "  push: true ")
+    text = (
+        path.read_text().replace("  push: false ", "  push: true ").replace('branch: "" ', "branch: nightly ")
+    )
     path.write_text(text.replace('  remote: "" ', "  remote: elsewhere "))
     project.write_lot("two", BETTER, 2)
+    project.add()
     failed = run_night("command")
     assert failed["state"] == "failed"
     assert failed["reason"].startswith("push: ")
     assert "; before that, promoted: version 2 is champion" in failed["reason"]
     assert not list(remote.iterdir())
+    project.write_lot("three", WORSE, 3)
+    project.add()
+    assert run_night("command")["state"] == "failed"
     path.write_text(text)
+    lost = NIGHTS / load_nights()[-1]["night_id"] / "night.json"
+    record = json.loads(lost.read_text())
+    record["commit"]["commit"] = "0" * 40  # somebody has thrown it away
+    lost.write_text(json.dumps(record))
     project.executed()
     pushed = run_night("command")
     assert (pushed["state"], project.executed()) == ("skipped", [])
     assert pushed["push"] == {"remote": "backup", "attempts": 1, "pushed": True, "error": ""}
     told = subprocess.run([*dvc, "status", "-c"], capture_output=True, text=True, check=True)
     assert "in sync" in told.stdout
+    # The data of the first of the two nights are in no version of now, and are there all the same.
+    digest = failed["data_digest_after"].removesuffix(".dir")
+    assert (remote / "files/md5" / digest[:2] / f"{digest[2:]}.dir").is_file()
     idle = run_night("command")
     assert idle["push"] is None
     check_trail()
