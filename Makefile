@@ -7,7 +7,7 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 MOVED := moved
 endif
 
-.PHONY: help setup repro test test-slow test-quiet test-gpu ui doctor clean-procs lock moved
+.PHONY: help setup repro test test-slow test-long test-quiet test-gpu ui doctor clean-procs lock moved
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,10 +26,13 @@ test: $(READY) ## ruff, mypy, import contracts, quick tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet . && echo "ruff: ok"
 	@$(BIN)/mypy --no-error-summary && echo "mypy: ok"
 	@report=$$($(BIN)/lint-imports 2>&1) && echo "import contracts: ok" || { echo "$$report"; exit 1; }
-	@$(BIN)/python -m pytest tests -q -m "not slow and not gpu and not quiet"
+	@$(BIN)/python -m pytest tests -q -m "not slow and not long and not gpu and not quiet"
 
-test-slow: $(READY) ## the long tests
+test-slow: $(READY) ## the tests that take more than a few seconds
 	@$(BIN)/python -m pytest tests -q -m "slow and not gpu and not quiet" --durations=10
+
+test-long: $(READY) ## those that CI has no time for
+	@$(BIN)/python -m pytest tests -q -m long --durations=10
 
 test-quiet: $(READY) ## the tests of the schedule's clock, on a machine with nothing else on it
 	@$(BIN)/python -m pytest tests -q -m quiet

@@ -44,7 +44,7 @@ def three_sides(cases: list[str]) -> dict[tuple[str, ...], object]:
     raise AssertionError("no salt splits the cases")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_organs_of_a_ct(shared_data: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     copy_project(project)

@@ -151,8 +151,9 @@ def find_names(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", ["luna16", "lidc"])
+@pytest.mark.parametrize(
+    "preset", [pytest.param("luna16", marks=pytest.mark.long), pytest.param("lidc", marks=pytest.mark.slow)]
+)
 def test_lung_ct(shared_data: Path, tmp_path: Path, preset: str) -> None:
     project, raw = tmp_path / "project", shared_data / "luna16"
     if preset == "lidc":
@@ -179,7 +180,7 @@ def test_lung_ct(shared_data: Path, tmp_path: Path, preset: str) -> None:
     assert np.allclose(predicted.affine, drawn.affine, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuclei(shared_data: Path, tmp_path: Path) -> None:
     """Twenty pictures of different sizes."""
     raw = tmp_path / "raw"

@@ -297,7 +297,7 @@ def write_sparse_hippocampi(source: Path, folder: Path, count: int, share: float
     return records
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_twentieth_of_the_slices_teaches_a_unet(tmp_path: Path, shared_data: Path) -> None:
     source, labels = shared_data / "Task04_Hippocampus", tmp_path / "labels"
     labels.mkdir()

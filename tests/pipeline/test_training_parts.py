@@ -116,8 +116,14 @@ def in_second_part(job: TrainingJob) -> bool:
     return (job.scratch / "resume.safetensors").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("reached", [in_first_part, between_the_parts, in_second_part])
+@pytest.mark.parametrize(
+    "reached",
+    [
+        pytest.param(in_first_part, marks=pytest.mark.long),
+        pytest.param(between_the_parts, marks=pytest.mark.slow),
+        pytest.param(in_second_part, marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_cascade_ends_with_the_weights_of_an_undisturbed_one(
     tmp_path: Path, reached: Callable[[TrainingJob], bool]
 ) -> None:
@@ -172,7 +178,7 @@ def test_the_low_resolution_alone_is_a_model_that_predicts(tmp_path: Path) -> No
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cascade_tells_what_no_patch_shows(tmp_path: Path) -> None:
     """By patches of 16 voxels both cubes are the same: at best each is called by the more frequent name."""
     budget = {
