@@ -7,6 +7,9 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 MOVED := moved
 endif
 
+# Compiled modules make every later start faster; some containers forbid writing them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup repro test test-slow test-long test-quiet test-gpu ui doctor clean-procs lock moved
 .DEFAULT_GOAL := help
 
