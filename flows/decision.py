@@ -23,7 +23,7 @@ from flows.succession import GATE, PERSON, complete, find_barred, follow_gate
 from pipeline.cases import load_cases
 from pipeline.comparison import GateDecision, paired_gate
 from pipeline.config import RegisterParams
-from pipeline.scores import load_scores
+from pipeline.scores import load_scores, rank
 
 LOGGER = logging.getLogger("segtrail")
 
@@ -93,13 +93,27 @@ def _ask_gate(contest: Contest, challenger: Version, params: RegisterParams) -> 
     metric, objections = params.metric, _objections(challenger, params.metric)
     if contest.opponents is None:
         scores = load_scores(challenger.files.metrics / "cases.csv", metric)
-        return paired_gate(scores, None, params, objections)
+        gate = paired_gate(scores, None, params, objections)
+        return GateDecision(gate.promote, [*gate.reasons, *_remarks(challenger, metric)], gate.numbers)
     pairing = pair_scores(*contest.opponents, metric)
     objections = [*pairing.objections, *objections]
     if pairing.objections and not pairing.champion:  # counts and intervals of no pair would only mislead
         return GateDecision(False, [*objections, *pairing.notes], pairing.numbers)
     gate = paired_gate(pairing.challenger, pairing.champion, params, objections)
     return GateDecision(gate.promote, [*gate.reasons, *pairing.notes], {**gate.numbers, **pairing.numbers})
+
+
+def _remarks(challenger: Version, metric: str) -> list[str]:
+    """What a person should know of a model that nothing is compared with: a baseline without learning is better."""
+    metrics = challenger.files.load_metrics()["metrics"]
+    value, found = metrics.get(metric), []
+    for split in sorted({name.partition("/")[0] for name in metrics if name.startswith("baseline_")}):
+        baseline = metrics.get(f"{split}/{metric.removeprefix('test/')}")
+        if None not in (value, baseline) and rank(metric, value) < rank(metric, baseline):
+            found.append(
+                f"its {metric} {value:.3f} is worse than that of the {split.replace('_', ' ')}, {baseline:.3f}"
+            )
+    return found
 
 
 def _objections(challenger: Version, metric: str) -> list[str]:

@@ -48,6 +48,25 @@ def test_the_best_of_several_models_is_challenger(tracked: Path) -> None:
     assert run_register()[0]["challenger"] == first  # the smaller distance
 
 
+@pytest.mark.parametrize(
+    ("baseline", "more"),
+    [(0.9, ["its test/dice 0.825 is worse than that of the baseline otsu lung, 0.900"]), (0.8, [])],
+)
+def test_a_first_champion_that_is_worse_than_the_baseline_is_told(
+    tracked: Path, baseline: float, more: list[str]
+) -> None:
+    made.write_project()
+    made.train("unet", "a")
+    made.evaluate("unet", GOOD)
+    path = Path("data/metrics/unet/metrics.json")
+    record = json.loads(path.read_text())
+    record["metrics"]["baseline_otsu_lung/dice"] = baseline
+    made.write_json(record, path)
+    decision, _ = run_register()
+    assert decision["promoted"]
+    assert decision["reasons"] == ["there was no champion", *more]
+
+
 def test_among_models_of_one_validation_metric_the_validation_cases_choose(tracked: Path) -> None:
     made.write_project(("unet", "unet_2d", "maskrcnn"))
     unet, flat = (
