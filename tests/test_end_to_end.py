@@ -243,7 +243,7 @@ def test_a_misspelt_key_is_one_clear_error_and_nothing_runs(project: Path) -> No
 
 
 def test_a_killed_training_is_continued_by_the_next_run(project: Path) -> None:
-    change_params(project, {("train", "unet", "max_epochs"): 40})
+    change_params(project, {("train", "unet", "max_epochs"): 16})
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
         cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -105,9 +105,9 @@ def write_brats(source: Path, raw: Path) -> list[str]:
     return patients
 
 
-def check_outputs(project: Path, suffix: str) -> None:
+def check_outputs(project: Path, suffix: str, models: tuple[str, ...] = MODELS) -> None:
     """Every model has a label map, an instance map, curves, pictures and both kinds of metrics."""
-    for model in MODELS:
+    for model in models:
         predicted = project / "data/predictions" / model
         labels = sorted(predicted.glob(f"*_labels{suffix}"))
         assert labels
@@ -119,7 +119,7 @@ def check_outputs(project: Path, suffix: str) -> None:
         assert list((scored / "overlays").glob("*.png"))
         assert list((scored / "plots").glob("*.png"))
     report = (project / "data/report/index.html").read_text(encoding="utf-8")
-    assert all(model in report for model in MODELS)
+    assert all(model in report for model in models)
 
 
 def name_patients(source: Path, raw: Path) -> None:
@@ -152,9 +152,13 @@ def find_names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "preset", [pytest.param("luna16", marks=pytest.mark.long), pytest.param("lidc", marks=pytest.mark.slow)]
+    ("preset", "models"),
+    [
+        pytest.param("luna16", MODELS, marks=pytest.mark.long),
+        pytest.param("lidc", ("unet",), marks=pytest.mark.slow),
+    ],
 )
-def test_lung_ct(shared_data: Path, tmp_path: Path, preset: str) -> None:
+def test_lung_ct(shared_data: Path, tmp_path: Path, preset: str, models: tuple[str, ...]) -> None:
     project, raw = tmp_path / "project", shared_data / "luna16"
     if preset == "lidc":
         raw = tmp_path / "raw"
@@ -165,15 +169,15 @@ def test_lung_ct(shared_data: Path, tmp_path: Path, preset: str) -> None:
     found = (there / "subset0").glob("*.mhd") if preset == "luna16" else there.iterdir()
     patients = [path.stem for path in found if not path.name.startswith(".")]
     assert len(patients) == 3
-    run_all(project, one_patient_a_side(patients))
+    run_all(project, {("models",): list(models), **one_patient_a_side(patients)})
     # Data, models, report, MLflow's and Prefect's stores, DVC's cache.
     assert find_names(project) == []
-    check_outputs(project, ".nii.gz")
+    check_outputs(project, ".nii.gz", models)
     rows = load_objects(project / "data/inspected/objects.csv")
     assert any(not row.ignored for row in rows)
     assert load_json(project / "data/plan/plan.json")["spacing_mm"] == [1.0, 1.0, 1.0]
-    # The prediction lies on the grid of the scan, although the network saw 1 mm voxels.
-    (labels,) = (project / "data/predictions/maskrcnn").glob("*_labels.nii.gz")
+    # The prediction lies on the grid of the scan, although the networks saw 1 mm voxels.
+    (labels,) = (project / "data/predictions" / models[-1]).glob("*_labels.nii.gz")
     reference = project / "data/inspected/references" / labels.name
     predicted, drawn = nibabel.load(labels), nibabel.load(reference)
     assert predicted.shape == drawn.shape
