@@ -29,7 +29,8 @@ class ChampionScores:
     Attributes:
         scores: By case id.
         rescored: Cases whose scores were made later than its evaluation.
-        outdated: Cases whose scores come from other code than the challenger's, and cannot be made anew.
+        other_code: Cases whose scores of its evaluation come from other code than the challenger's.
+        outdated: Those of them whose scores count all the same, as they cannot be made anew.
         missing: Cases that it can be scored on.
         away: Cases without a score whose files are not here.
         obstacle: Why it cannot be scored on the data set of now; "" where it can, or need not.
@@ -37,6 +38,7 @@ class ChampionScores:
 
     scores: dict[str, list[CaseScore]]
     rescored: list[str]
+    other_code: list[str]
     outdated: list[str]
     missing: list[str]
     away: list[str]
@@ -78,6 +80,7 @@ def find_champion_scores(
     return ChampionScores(
         scores=found | {case_id: old[case_id] for case_id in outdated},
         rescored=[case_id for case_id in found if case_id not in archived or case_id in old],
+        other_code=list(old),
         outdated=outdated,
         missing=[case_id for case_id in lacking if case_id in here],
         away=[c for c in lacking if c in cases and c not in here and c not in old and not obstacle],

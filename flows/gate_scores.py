@@ -20,7 +20,13 @@ from flows.stage_code import scoring_code
 from pipeline.cases import CaseRecord, load_cases
 from pipeline.scores import CaseScore, load_scores, scored_labels
 
-KINDS = ("new", "changed", "known (scored by other code)")  # test cases on which a champion is rescored
+OTHER_CODE = "known (scored by other code)"
+KINDS = (
+    "new",
+    "changed",
+    OTHER_CODE,
+    "known (without a score)",
+)  # test cases on which a champion is rescored
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,10 @@ def _notes(
             f"champion rescored on {len(found.rescored)} test cases ({why.partition(': no case')[0]})"
         )
     elif found.rescored:
-        kinds = [_kind(before.get(case_id), cases[case_id].sha256) for case_id in found.rescored]
+        kinds = [
+            OTHER_CODE if case_id in found.other_code else _kind(before.get(case_id), cases[case_id].sha256)
+            for case_id in found.rescored
+        ]
         text = " and ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS if kind in kinds)
         notes.append(f"champion rescored on {text} test cases")
     notes += [
@@ -157,4 +166,4 @@ def _notes(
 def _kind(before: str | None, now: str) -> str:
     if before is None:
         return KINDS[0]
-    return KINDS[2] if before == now else KINDS[1]
+    return KINDS[3] if before == now else KINDS[1]

@@ -220,23 +220,28 @@ class NightWork:
     def _push_now(self, step: Step) -> None:
         from flows.remote import push_all
 
-        result = push_all(self._params.nightly.remote, commits=_unpushed_commits(self._night))
+        result = push_all(self._params.nightly.remote, commits=unpushed_commits(self._night))
         self._night.record["push"] = asdict(result)
         if not result.pushed:
             what = result.error.splitlines()[0]
             raise SegtrailError(
                 what, f"DVC remote {result.remote}", "segtrail data push; or wait: the next night pushes"
             )
-        step.say(
-            f"all is in {result.remote}" + (f" ({result.attempts} tries)" if result.attempts > 1 else "")
-        )
+        tries = f" ({result.attempts} tries)" if result.attempts > 1 else ""
+        step.say("; ".join([f"all of now is in {result.remote}{tries}", *result.left]))
 
 
-def _unpushed_commits(night: Night) -> list[str]:
-    """Commits of nights since the last push that went well, oldest first: later versions do not hold their data."""
+def unpushed_commits(night: Night) -> list[str]:
+    """Commits of nights whose push failed since the last one that went well, oldest first.
+
+    Later versions do not hold all of their data. Only those count that came as far as the remote: the look for names of
+    patients has passed them.
+    """
     found: list[str] = []
     for record in _earlier_nights(night):
-        if record["push"] is not None and record["push"]["pushed"]:
+        if record["push"] is None:
+            continue
+        if record["push"]["pushed"]:
             break
         if record["commit"] is not None:
             found.insert(0, record["commit"]["commit"])

@@ -25,19 +25,12 @@ ATTEMPTS = 3
 FIRST_WAIT_S = 10.0  # before the second try; each further one waits three times as long
 LONGEST_WAIT_S = 600.0
 PUSHED = STATE / "pushed.json"
-# `dvc push` itself takes no commits but all of them. A commit may know other remotes than there are now. One that is
-# gone, or a remote that takes only what is checked out (cloud versioning), must not keep the version of now away.
-PUSH_COMMITS = """
+# `dvc push` itself takes no commits but all of them. A commit may know other remotes than there are now.
+PUSH_COMMIT = """
 import sys
-from dvc.exceptions import InvalidArgumentError
 from dvc.repo import Repo
-from dvc.scm import RevError
 now = {key: Repo().config[key] for key in ("core", "remote")}
-for commit in sys.argv[2:]:
-    try:
-        Repo(config=now).push(remote=sys.argv[1], revs=[commit], workspace=False)
-    except (InvalidArgumentError, RevError) as error:
-        print(f"{commit} is not pushed: {error}")
+Repo(config=now).push(remote=sys.argv[1], revs=[sys.argv[2]], workspace=False)
 """
 
 
@@ -50,12 +43,14 @@ class PushResult:
         attempts: Tries it took.
         pushed: Whether everything is there.
         error: What was wrong, where, and how to mend it; "" when pushed.
+        left: Why an earlier commit is not there, or not whole, a line each; nobody tries again.
     """
 
     remote: str
     attempts: int
     pushed: bool
     error: str
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def push_all(
         arguments: Passed on to `dvc push`.
         project: Top folder of the project.
         first_wait_s: Seconds before the second try; each further one waits three times as long, at most 600 s.
-        commits: Earlier versions that are pushed first; somebody has looked for names in them before.
+        commits: Earlier versions that are pushed afterwards. The look for names has passed them before.
 
     Raises:
         SegtrailError: Something names a patient, versions shall be pushed that nobody looks at, `attempts` is below
@@ -107,17 +102,16 @@ def push_all(
         place = find_remote(remote, project)
     except SegtrailError as error:
         return PushResult(remote, 0, False, str(error))
-    commands = [["-m", "dvc", "push", "-r", place.name, *arguments]]
-    if commits:
-        commands.insert(0, ["-c", PUSH_COMMITS, place.name, *commits])
-    trouble, count = _repeat(lambda: _push_once(commands, place, project), attempts, first_wait_s)
+    command = ["push", "-r", place.name, *arguments]
+    trouble, count = _repeat(lambda: _push_once(command, place, project), attempts, first_wait_s)
     if trouble is not None:
         tries = f" ({count} tries)" if count > 1 else ""
         what = f"nothing is lost, but the push failed{tries}: {trouble.what}"
         failure = SegtrailError(what, _where(place), trouble.fix)
         return PushResult(place.name, count, False, str(failure))
     _remember(place, project)
-    return PushResult(place.name, count, True, "")
+    left = [line for commit in commits if (line := _push_commit(commit, place, project))]
+    return PushResult(place.name, count, True, "", tuple(left))
 
 
 def pull_dataset(
@@ -203,19 +197,31 @@ def find_remote(name: str, project: Path = Path()) -> Remote:
     return remotes[name or default]
 
 
-def _push_once(commands: list[list[str]], place: Remote, project: Path) -> Trouble | None:
+def _push_commit(commit: str, place: Remote, project: Path) -> str:
+    """Pushes what an earlier commit names; why it is not there, or not whole, in one line: "" when it is.
+
+    It may have been thrown away, hold a broken `dvc.yaml`, or miss files in the cache; a remote with cloud versioning
+    takes only what is checked out. None of that must keep the versions after it away.
+    """
+    done = _python(["-c", PUSH_COMMIT, place.name, commit], project)
+    if not done.returncode and "WARNING" not in done.stderr:
+        return ""
+    lines = [line for line in hide_password(done.stderr).splitlines() if line.strip()]
+    return (
+        f"commit {commit[:12]} is not whole in {place.name}: {lines[-1] if lines else 'DVC does not say why'}"
+    )
+
+
+def _push_once(command: list[str], place: Remote, project: Path) -> Trouble | None:
     if place.folder is not None and place.url in _load_pushed(project) and not place.folder.is_dir():
         what = "the folder of the remote is gone, though data were pushed to it before: is its drive mounted?"
         fix = (
             "mount the drive, then segtrail data push; if the remote shall begin anew there, make the folder"
         )
         return Trouble(what, fix, again=True)
-    for command in commands:
-        done = _python(command, project)
-        sys.stdout.write(done.stdout)
-        if done.returncode:
-            return explain(done.stderr or done.stdout, place.url, "push")
-    return None
+    done = _dvc(command, project)
+    sys.stdout.write(done.stdout)
+    return explain(done.stderr or done.stdout, place.url, "push") if done.returncode else None
 
 
 def _repeat(

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -238,7 +239,9 @@ def _served_already(busy: LockBusyError) -> SegtrailError:
 
 
 def _say(text: str) -> None:
-    _write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
+    """Prints a line; a full disk or a closed terminal must not end the nights."""
+    with suppress(OSError):
+        _write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
 
 
 def _write(text: str) -> None:

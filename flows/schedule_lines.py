@@ -9,6 +9,8 @@ from flows.nights import RECORD, is_closed, load_night
 from pipeline.errors import SegtrailError
 from pipeline.progress import format_seconds
 
+DAMAGED = (SegtrailError, OSError, AttributeError, KeyError, TypeError)
+
 
 class NightLines:
     """Follows the folder of the nights; those that are there already are not told of."""
@@ -26,14 +28,18 @@ class NightLines:
         for night_id in list(self._open):
             try:
                 record = load_night(night_id)
-            except SegtrailError:  # damaged, or on a disk that went away: the next night's sweep tells of it
+                closed = is_closed(record)
+                line = f"{record['state']} after {format_seconds(record['seconds'] or 0)}: {record['reason']}"
+            except DAMAGED:  # the sweep of the next night tells of it
                 self._open.remove(night_id)
                 continue
-            if is_closed(record):
+            if closed:
                 self._open.remove(night_id)
-                took = format_seconds(record["seconds"])
-                yield f"night {night_id}: {record['state']} after {took}: {record['reason']}"
+                yield f"night {night_id}: {line}"
 
     @staticmethod
     def _list() -> set[str]:
-        return {path.parent.name for path in NIGHTS.glob(f"*/{RECORD}")}
+        try:
+            return {path.parent.name for path in NIGHTS.glob(f"*/{RECORD}")}
+        except OSError:  # a disk that went away
+            return set()

@@ -7,12 +7,38 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from small_project import SmallProject, wait_until
 
 from flows import dvc_lock
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", "[]", '{"read": null}', '{"write": {"out": {}}}', '{"write": {"out": {"pid": "x", "cmd": ""}}}'],
+)
+def test_a_file_of_another_shape_is_as_good_as_a_damaged_one(tmp_path: Path, text: str) -> None:
+    rwlock = tmp_path / "rwlock"
+    rwlock.write_text(text)
+    assert dvc_lock.mend(rwlock) == dvc_lock.CUT
+    assert not rwlock.exists()
+
+
+def test_who_may_be_at_work_stays_in_the_file(tmp_path: Path) -> None:
+    """A PID that does not exist is passed over by DVC; a DVC command is at work whatever the clocks say."""
+    rwlock = tmp_path / "rwlock"
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "dvc"]) as alive:
+        entries = {str(p.pid): {"pid": p.pid, "cmd": "dvc repro"} for p in (gone, alive)}
+        rwlock.write_text(json.dumps({"write": entries}))
+        os.utime(rwlock, (time.time() - 3600,) * 2)
+        assert dvc_lock.mend(rwlock) == ""
+        assert json.loads(rwlock.read_text()) == {"write": entries}
+        alive.kill()
 
 
 @pytest.mark.parametrize("text", ["", '{"read": {"out'])

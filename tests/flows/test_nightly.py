@@ -348,7 +348,9 @@ def test_a_push_that_failed_is_made_up_for_by_a_night_without_changes(project: N
     project.executed()
     pushed = run_night("command")
     assert (pushed["state"], project.executed()) == ("skipped", [])
+    (left,) = pushed["push"].pop("left")
     assert pushed["push"] == {"remote": "backup", "attempts": 1, "pushed": True, "error": ""}
+    assert left.startswith(f"commit {'0' * 12} is not whole in backup: ")
     told = subprocess.run([*dvc, "status", "-c"], capture_output=True, text=True, check=True)
     assert "in sync" in told.stdout
     # The data of the first of the two nights are in no version of now, and are there all the same.

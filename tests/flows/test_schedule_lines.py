@@ -31,10 +31,13 @@ def test_a_night_is_told_of_as_it_begins_and_as_it_ends(
     assert list(lines.look()) == []
 
 
-def test_a_damaged_record_is_left_to_the_next_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["{", "{}", '{"state": "skipped", "steps": [1]}'])
+def test_a_damaged_record_is_left_to_the_next_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     lines = NightLines()
     night = start_night("schedule", None)
-    (night.folder / "night.json").write_text("{")
+    (night.folder / "night.json").write_text(text)
     assert list(lines.look()) == [f"night {night.record['night_id']} has begun"]
     assert list(lines.look()) == []
