@@ -5,6 +5,7 @@ writer is a stage: a flow run with tasks and log lines, through one server. Afte
 value compared. The script ends with 1 when anything is missing, or when a writer's log says anything at all.
 
     .venv/bin/python benchmarks/writers.py                      # 100 processes each, SQLite
+    .venv/bin/python benchmarks/writers.py --postgres           # on a PostgreSQL server of its own (system's packages)
     .venv/bin/python benchmarks/writers.py --mlflow postgresql+psycopg2://... --prefect postgresql+asyncpg://...
 """
 
@@ -23,8 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows import servers, stage, tracking
-from flows.tracking_store import open_client
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from flows import servers, stage, tracking  # noqa: E402
+from flows.tracking_store import open_client  # noqa: E402
 
 DATASET = "writers"
 MODELS = ("unet", "resunet", "maskrcnn")
@@ -210,7 +214,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--mlflow", default="", metavar="URI", help="default: a new SQLite file")
     parser.add_argument("--prefect", default="", metavar="URI", help="default: a new SQLite file")
+    parser.add_argument("--postgres", action="store_true", help="both on a PostgreSQL server of its own")
     options = parser.parse_args(arguments)
+    if not options.postgres:
+        return run_rounds(options)
+    from database_server import start_database_server
+
+    database = start_database_server(connections=300)  # as compose.yaml has it
+    try:
+        for name in ("mlflow", "prefect"):
+            database.create(name)
+        options.mlflow, options.prefect = database.mlflow_uri("mlflow"), database.prefect_uri("prefect")
+        return run_rounds(options)
+    finally:
+        database.stop()
+
+
+def run_rounds(options: argparse.Namespace) -> int:
+    """MLflow's writers, then Prefect's; 1 when anything is missing or was told."""
     failed = False
     with tempfile.TemporaryDirectory(prefix="writers_") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = options.mlflow or f"sqlite:///{folder}/mlflow.db"
