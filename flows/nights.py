@@ -30,6 +30,7 @@ RUNNING, PROMOTED, KEPT, REFUSED = "running", "promoted", "kept", "refused"
 SKIPPED, FAILED, KILLED = "skipped", "failed", "killed"
 DONE, NOTHING = "done", "nothing to do"
 CLOSING = ("audit", "report", "notify")  # the last steps, of each night
+SILENT_S = 86400.0  # a night that trains writes its log all the time
 START_TOLERANCE_S = 2.0  # the start of a process is reckoned from the clock, which may be set meanwhile
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Segtrail: the last night</title>
 <meta http-equiv="refresh" content="0; url={target}"></head><body><a href="{target}">{target}</a></body></html>
@@ -201,7 +202,7 @@ def load_latest() -> Record | None:
 
 
 def find_dead_nights() -> list[Record]:
-    """Nights that did not come to their last step and never will; those of other machines are left to them."""
+    """Nights that did not come to their last step and never will."""
     return [record for record in load_nights() if not is_closed(record) and not is_at_work(record)]
 
 
@@ -212,9 +213,13 @@ def is_closed(record: Record) -> bool:
 
 
 def is_at_work(record: Record) -> bool:
-    """Whether the process of a night lives; of a night of another machine that is taken for granted."""
+    """Whether the process of a night lives; of a night of another machine, whether it gave a sign within a day.
+
+    A container has another name after each start: what was killed in the one before must not run for ever.
+    """
     if record.get("host", socket.gethostname()) != socket.gethostname():
-        return True
+        signs = [path.stat().st_mtime for path in night_folder(record["night_id"]).glob("*")]
+        return time.time() - max(signs, default=0.0) < SILENT_S
     if not is_alive(record["pid"]):
         return False
     try:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -115,9 +116,13 @@ def test_a_night_that_is_killed_is_dead_and_one_at_work_is_not() -> None:
     mine.record["process_started"] -= 3600.0
     mine.save()
     assert len(find_dead_nights()) == 2
+    # Of another machine, or of this one under another name: at work while it gives signs.
     mine.record["host"] = "elsewhere"
     mine.save()
     assert len(find_dead_nights()) == 1
+    for path in mine.folder.iterdir():
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
+    assert len(find_dead_nights()) == 2
 
 
 def test_a_damaged_record_hides_no_other(messages: list[str]) -> None:
