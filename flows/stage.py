@@ -20,6 +20,7 @@ import psutil
 
 from flows.night_folder import NIGHT, night_tags
 from flows.servers import end_with, find_owners, find_server, is_recording, log_path, process_tags
+from pipeline.disk import explain_full_disk
 from pipeline.errors import SegtrailError
 from pipeline.progress import Progress
 
@@ -54,7 +55,7 @@ def run_stage(flow: Any, *args: Any) -> None:
     A stage ends when DVC above it is killed, because DVC would throw its output away.
     """
     show_progress()
-    flow.fn = _timed(flow.fn, flow.name)
+    flow.fn = _timed(_explained(flow.fn), flow.name)
     signal.signal(signal.SIGTERM, _unwind)
     if owners := find_owners():
         end_with(owners)
@@ -122,6 +123,17 @@ class _Outcome:
             return result
 
         self.work = work
+
+
+def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes one clear error of a full disk, wherever the stage meets it."""
+
+    @functools.wraps(function)
+    def work(*args: Any, **kwargs: Any) -> Any:
+        with explain_full_disk(Path("data"), "segtrail repro"):
+            return function(*args, **kwargs)
+
+    return work
 
 
 def _timed(function: Callable[..., Any], stage: str) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.errors import SegtrailError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_TEXTS = ("No space left on device", "os error 28", "database or disk is full")
 MIB = 1 << 20
 
 
@@ -54,11 +55,22 @@ def explain_full_disk(folder: Path, fix: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except SegtrailError:
+        raise
+    except Exception as error:
+        if not _is_full(error):
             raise
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         free = shutil.disk_usage(there).free / MIB
-        kind = "disk is full" if error.errno == errno.ENOSPC else "user's share of the disk is used up"
+        quota = getattr(error, "errno", None) == errno.EDQUOT
+        kind = "user's share of the disk is used up" if quota else "disk is full"
         what = f"the {kind}: {free:.0f} MiB are free"
-        raise SegtrailError(what, str(error.filename or folder), f"make space, then {fix}") from error
+        where = getattr(error, "filename", None) or folder
+        raise SegtrailError(what, str(where), f"make space, then {fix}") from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there was no space; libraries (safetensors, SQLite, MLflow) say so in words of their own."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    return any(text in str(error) for text in FULL_TEXTS)

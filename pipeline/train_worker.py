@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.disk import explain_full_disk
 from pipeline.errors import SegtrailError
 from pipeline.plan import load_plan
 from pipeline.training_job import TrainingJob
@@ -76,7 +77,8 @@ def main() -> int:
     try:
         rank_zero = int(os.environ.get("LOCAL_RANK", "0")) == 0
         lock = hold_lock(job.locked) if rank_zero else None
-        run_job(job)
+        with explain_full_disk(job.scratch, "segtrail repro: the training goes on from its last checkpoint"):
+            run_job(job)
     except SegtrailError as error:
         sys.stderr.write(f"\nsegtrail: error: {error}\n")
         return 1

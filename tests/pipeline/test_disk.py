@@ -39,5 +39,7 @@ def test_a_full_disk_is_one_clear_error_and_other_errors_stay(tmp_path: Path) ->
     with pytest.raises(SegtrailError, match=r"disk is full: \d+ MiB are free[\s\S]*a/b[\s\S]*then go on"):
         with explain_full_disk(tmp_path / "a" / "b", "go on"):
             raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(SegtrailError, match="disk is full"), explain_full_disk(tmp_path, "go on"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")  # safetensors
     with pytest.raises(PermissionError), explain_full_disk(tmp_path, "go on"):
         raise PermissionError(errno.EACCES, "no")
