@@ -37,6 +37,7 @@ from flows.nights import (
 )
 from flows.servers import interrupt_on
 from flows.stage import show_progress
+from flows.unbroken import unbroken_output
 from pipeline.config import Params, load_params
 from pipeline.errors import SegtrailError
 from pipeline.progress import format_seconds
@@ -65,7 +66,7 @@ def run_night(trigger: str, due: datetime | None = None) -> Record:
     _note_prefect(night)
     _note_model(night)
     try:
-        with hold(LOCK, f"night {night.record['night_id']}", wait=False):
+        with unbroken_output(), hold(LOCK, f"night {night.record['night_id']}", wait=False):
             _carry_out(night, due)
     except LockBusyError as error:
         night.end(SKIPPED, _tell_busy(error, night.record["night_id"]))
