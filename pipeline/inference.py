@@ -12,9 +12,10 @@ import torch
 from pipeline.class_maps import ClassMap
 from pipeline.errors import SegtrailError
 from pipeline.plan import Plan
+from pipeline.progress import PartProgress
 from pipeline.resampling import Shape
 from pipeline.volume import Affine
-from pipeline.windows import Network, Setting, Slab, average_mirrors, sum_windows
+from pipeline.windows import Network, Setting, Slab, Tell, average_mirrors, sum_windows
 
 LOGGER = logging.getLogger("segtrail")
 # How the C++ allocator, oneDNN, CUDA, cuBLAS and cuDNN say it.
@@ -94,7 +95,8 @@ def predict_classes(
     for number, setting in enumerate(settings):
         try:
             with torch.inference_mode():
-                return _fill(network, image, grid, plan, overlap, mirror_axes, setting, previous)
+                tell = PartProgress(f"{where}: window")
+                return _fill(network, image, grid, plan, overlap, mirror_axes, setting, previous, tell)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -154,11 +156,12 @@ def _fill(
     mirror_axes: str,
     setting: Setting,
     previous: torch.Tensor | None,
+    tell: Tell,
 ) -> ClassMap:
     x, y, z = image.shape[1:]
     shape: Shape = (x, y, z)
     classes = ClassMap(*grid, shape, plan.regions)
-    for slab in _slabs(network, image, plan, overlap, mirror_axes, setting, previous):
+    for slab in _slabs(network, image, plan, overlap, mirror_axes, setting, previous, tell):
         classes.add(slab)
     return classes
 
@@ -171,13 +174,14 @@ def _slabs(
     mirror_axes: str,
     setting: Setting,
     previous: torch.Tensor | None,
+    tell: Tell | None = None,
 ) -> Iterator[Slab]:
     """Finished slabs without the padding around the image."""
     padded, inner = _pad_to_patch(image, plan.patch_size, [how.padding for how in plan.normalization])
     labels = None if previous is None else _pad_to_patch(previous[None], plan.patch_size, [0])[0]
     axes = ["xyz".index(axis) for axis in mirror_axes if plan.patch_size["xyz".index(axis)] > 1]
     for slab in sum_windows(
-        average_mirrors(network, axes), padded, plan.patch_size, overlap, setting, labels
+        average_mirrors(network, axes), padded, plan.patch_size, overlap, setting, labels, tell
     ):
         first, end = slab.first, slab.first + slab.logits.shape[1 + slab.axis]
         own = inner[slab.axis]

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 LOGGER = logging.getLogger("segtrail")
+EVERY_S = 30.0
 
 
 def format_seconds(seconds: float) -> str:
@@ -41,6 +42,27 @@ class Progress:
         eta = (time.monotonic() - self.started) / self.done * max(self.total - self.done, 0)
         left = f"ETA {format_seconds(eta)}" if self.done < self.total else "done"
         LOGGER.info("%s %d/%d %s (%s)", self.label, self.done, self.total, text, left)
+
+
+class PartProgress:
+    """Logs how far one item has come, at most every `EVERY_S` seconds: an item that takes less has no line.
+
+    Args:
+        label: What is being done, such as "case_012: window".
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.started = self.told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Is told the number of parts that are done, and of all."""
+        now = time.monotonic()
+        if now - self.told < EVERY_S or done == total:
+            return
+        self.told = now
+        eta = (now - self.started) / done * (total - done)
+        LOGGER.info("%s %d/%d (ETA %s)", self.label, done, total, format_seconds(eta))
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:

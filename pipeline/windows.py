@@ -11,6 +11,7 @@ import torch
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 Cut = tuple[slice, ...]
+Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def sum_windows(
     overlap: float,
     setting: Setting,
     previous: torch.Tensor | None = None,
+    tell: Tell | None = None,
 ) -> Iterator[Slab]:
     """Runs a network over a volume and gives the weighted mean of its windows, slab by slab.
 
@@ -125,6 +127,7 @@ def sum_windows(
         overlap: Of neighbouring windows, as a share of the window.
         setting: Windows at once, and type and place of the sums.
         previous: (1, X, Y, Z) integer label map of an earlier network, a further channel of each window.
+        tell: Is given the number of windows that are done, and of all, after each batch.
     """
     shape = image.shape[1:]
     axis = choose_axis(shape, patch)
@@ -136,7 +139,7 @@ def sum_windows(
     ]
     size = list(shape)
     size[axis] = slab_planes(shape, patch, overlap, setting.windows)
-    sums = torch.zeros(0)
+    sums, done, total = torch.zeros(0), 0, math.prod(map(len, starts))
     for rows, following in zip(groups, [*groups[1:], [shape[axis]]], strict=True):
         places = list(product(*(rows if a == axis else starts[a] for a in range(3))))
         for first in range(0, len(places), setting.windows):
@@ -150,6 +153,9 @@ def sum_windows(
                 weighted = one.mul_(x[:, None, None] * y[:, None] * z)
                 local = [start - rows[0] if a == axis else start for a, start in enumerate(place)]
                 sums[_cut(local, patch)] += weighted.to(sums.device, sums.dtype)
+            done += len(batch)
+            if tell is not None:
+                tell(done, total)
         finished = following[0] - rows[0]
         yield Slab(axis, rows[0], sums.narrow(axis + 1, 0, finished))
         _shift(sums, axis + 1, finished)
