@@ -264,20 +264,3 @@ def test_a_killed_training_is_continued_by_the_next_run(project: Path) -> None:
     assert load_json(project / "data/models/unet/run.json")["resumed"] == 1
     assert not list((project / ".segtrail/checkpoints").rglob("*.safetensors"))
     assert executed(repro(project)) == ["register"]
-
-
-def test_of_two_runs_at_once_the_second_says_who_holds_the_lock(project: Path) -> None:
-    change_params(project, {("evaluate", "seed"): 2})
-    command = [sys.executable, "-m", "flows.cli", "repro"]
-    first = subprocess.Popen(
-        command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    while not (project / ".segtrail/repro.lock").exists():
-        time.sleep(0.05)
-    time.sleep(1)
-    second = run(project, "flows.cli", "repro", "--no-wait")
-    assert second.returncode == 75
-    assert str(first.pid) in second.stdout + second.stderr
-    output, _ = first.communicate(timeout=300)
-    assert first.returncode == 0, output
-    assert executed(repro(project)) == ["register"]
