@@ -8,12 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from flows.messages import compose, last_step, model_name, one_line
 from flows.model_files import load_json
@@ -23,6 +19,7 @@ from flows.night_folder import NIGHTS, with_reserve
 from flows.night_numbers import Comparison, Score, compare, load_score, version_page
 from flows.nights import FAILED, KILLED, PROMOTED, RECORD, REFUSED, load_nights
 from pipeline.disk import write_whole
+from pipeline.pages import render_page
 from pipeline.progress import format_seconds
 from pipeline.report_metrics import metric_format
 from pipeline.report_tables import DASH, format_number, moment, plain
@@ -57,16 +54,9 @@ def write_morning_report(night_folder: Path) -> Path:
 
 
 def _render(template: str, **view: Any) -> str:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     filters: dict[str, Any] = {"number": format_number, "plain": plain, "moment": moment, "line": one_line}
     filters["duration"] = lambda seconds: DASH if seconds is None else format_seconds(seconds)
-    environment.filters |= filters
-    text = resources.files("flows").joinpath(template).read_text(encoding="utf-8")
-    style = resources.files("pipeline").joinpath("page_style.css").read_text(encoding="utf-8")
-    own = resources.files("flows").joinpath("morning_style.css").read_text(encoding="utf-8")
-    return environment.from_string(text).render(style=Markup(style + own), dash=DASH, **view)
+    return render_page(template, "flows", "morning_style.css", filters, dash=DASH, **view)
 
 
 def _view(night: Record, nights: Sequence[Record], folder: Path) -> dict[str, Any]:

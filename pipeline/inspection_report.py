@@ -8,11 +8,9 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.cases import FIXED, OK, QUARANTINED, VERDICTS, WARN, Finding
@@ -22,6 +20,7 @@ from pipeline.fingerprint import Fingerprint
 from pipeline.histograms import histogram
 from pipeline.inspected_case import PICTURES, InspectedCase
 from pipeline.io.dataset import DatasetFacts
+from pipeline.pages import render_page
 
 MOST_ROWS = 50  # cases of a code that are listed
 MOST_PICTURES = 6  # of a code
@@ -47,14 +46,10 @@ def render_inspection(
         HTML; every text from a file is escaped.
     """
     ordered = sorted(results, key=lambda result: result.record.case_id)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    texts = resources.files("pipeline")
-    template = texts.joinpath("inspection_template.html").read_text(encoding="utf-8")
     verdicts = Counter(result.record.verdict for result in ordered)
-    return environment.from_string(template).render(
-        style=Markup(texts.joinpath("page_style.css").read_text(encoding="utf-8")),
+    return render_page(
+        "inspection_template.html",
+        style="inspection_style.css",
         facts=facts,
         refusal=refusal,
         colours=COLOURS,

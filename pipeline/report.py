@@ -7,14 +7,11 @@ and is a function of the files of the run: the same files give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.cases import FIXED, OK, QUARANTINED, VERDICTS, WARN
 from pipeline.config import ReportParams
+from pipeline.pages import render_page
 from pipeline.report_charts import case_dots, training_view, value_name
 from pipeline.report_configurations import configuration_rows
 from pipeline.report_detection import detection_view
@@ -66,15 +63,9 @@ def render_report(inputs: ReportInputs, params: ReportParams) -> str:
     light = overall(checks)
     classes, regions = list(foreground(inputs)), list(inputs.facts.get("regions") or {})
     scored = classes if is_detection(metric) or not regions else regions
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = format_number
-    environment.filters["plain"] = plain
-    environment.filters["moment"] = moment
-    environment.filters["uneven"] = uneven_metrics
-    return environment.from_string(_text("report_template.html")).render(
-        style=Markup(_text("page_style.css")),
+    return render_page(
+        "report_template.html",
+        filters={"number": format_number, "plain": plain, "moment": moment, "uneven": uneven_metrics},
         dash=DASH,
         title=params.title,
         finished=max(str(model.run.get("finished", "")) for model in inputs.models),
@@ -110,10 +101,6 @@ def render_report(inputs: ReportInputs, params: ReportParams) -> str:
         parameters={model.name: flatten(model.bundle.get("params", {})) for model in inputs.models},
         outputs=inputs.outputs,
     )
-
-
-def _text(name: str) -> str:
-    return resources.files("pipeline").joinpath(name).read_text(encoding="utf-8")
 
 
 def chosen_model(models: Sequence[ModelInputs], decision: Mapping[str, Any], metric: str) -> ModelInputs:
