@@ -22,6 +22,7 @@ ALTERNATIVES = {
     "residual 2d": "Residual U-Net, 2d",
     "residual lowres": "Residual U-Net, lowres",
 }  # of the plan, by `network` and `configuration` of a section of `train`
+LARGEST_WHOLE = 1e9  # above, a float is shown by its power of ten
 
 
 def format_number(value: float | None, digits: int = 0) -> str:
@@ -40,7 +41,7 @@ def plain(value: Any) -> str:
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and (value.is_integer() or 1000 <= abs(value) < LARGEST_WHOLE):
         return format_number(value)
     if isinstance(value, float):
         return f"{value:.4g}".replace("-", "−")

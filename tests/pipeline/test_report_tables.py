@@ -47,7 +47,8 @@ def test_spread_is_median_and_range_or_the_only_value() -> None:
     ("value", "text"),
     [
         (None, "–"), ("", "–"), (True, "yes"), (7.0, "7"), (-0.012346, "−0.01235"), ([1, 2.5], "1, 2.5"),
-        ({"a": None}, "a –"), ("x", "x"), (3, "3"),
+        ({"a": None}, "a –"), ("x", "x"), (3, "3"), (1636.4, "1\u202f636"),
+        (47423.7, "47\u202f424"), (3.2e12 + 0.5, "3.2e+12"),
     ],
 )  # fmt: skip
 def test_plain_values(value: object, text: str) -> None:
