@@ -124,7 +124,6 @@ def _send(name: str, send: Callable[[], None], settings: Settings) -> Record:
         text = settings.strike(error.what)
         LOGGER.warning("notify: %s: not sent: %s", name, text)
         return {"channel": name, "sent": False, "error": text}
-    LOGGER.info("notify: %s: sent", name)
     return {"channel": name, "sent": True, "error": ""}
 
 
