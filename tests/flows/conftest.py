@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from database_server import DatabaseServer
+    from night_project import NightProject
     from small_project import SmallProject
 
 
@@ -104,3 +105,26 @@ def small(tmp_path: Path) -> Iterator[SmallProject]:
     project.create()
     yield project
     project.close()
+
+
+@pytest.fixture(scope="session")
+def first_night(store_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after its first night, to copy."""
+    from night_trail import make_first_night
+
+    folder = tmp_path_factory.mktemp("nights")
+    make_first_night(folder, store_template)
+    return folder
+
+
+@pytest.fixture
+def nightly_project(
+    first_night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[NightProject]:
+    """A project of one night, which ended well, as the working directory."""
+    from night_trail import settle
+
+    shutil.copytree(first_night, tmp_path / "project", symlinks=True)
+    nights = settle(tmp_path / "project", monkeypatch)
+    yield nights
+    nights.close()
