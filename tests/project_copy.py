@@ -66,3 +66,12 @@ def copy_project(target: Path) -> None:
         ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "-qm", "Start"],
     ):
         subprocess.run(command, cwd=target, check=True, capture_output=True)
+
+
+def make_bare_project(folder: Path) -> None:
+    """Git, DVC, shipped params, presets and stages, as a clone has them; the code is that of the checkout."""
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    for name in ("params.yaml", "dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "presets", folder / "presets")

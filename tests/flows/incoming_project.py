@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from project_copy import make_bare_project
+
 from flows.data import add_data
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -40,12 +42,7 @@ take_in("hippocampus", Path(sys.argv[1]), 0.0)
 def make_project(folder: Path, shared_data: Path) -> None:
     """Git, DVC, shipped params and three cases in the layout msd, by a list in `dataset.json`."""
     folder.mkdir()
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    for name in ("params.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(CHECKOUT / name, folder)
-    shutil.copy(CHECKOUT / ".dvc/config", folder / ".dvc/config")
-    shutil.copytree(CHECKOUT / "presets", folder / "presets")
+    make_bare_project(folder)
     raw = folder.parent / "raw"
     put_cases(shared_data, raw, OLD)
     add_data(raw, "hippocampus", folder)

@@ -20,6 +20,7 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from project_copy import make_bare_project
 
 from flows import cli, data, locks
 from flows.data import add_data
@@ -46,12 +47,7 @@ def dvc(*arguments: str) -> str:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project as a clone has it: git, DVC, shipped params, presets and stages."""
     folder = tmp_path_factory.mktemp("template")
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    for name in ("params.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(CHECKOUT / name, folder)
-    shutil.copy(CHECKOUT / ".dvc/config", folder / ".dvc/config")
-    shutil.copytree(CHECKOUT / "presets", folder / "presets")
+    make_bare_project(folder)
     return folder
 
 

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from project_copy import make_bare_project
 from pydicom.dataset import Dataset
 
 from flows.data import add_data
@@ -27,7 +28,6 @@ from pipeline.io.dicom import read_dicom_series
 from pipeline.io.images import load_label_map
 from pipeline.io.sources import open_dataset
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SECRETS = (
     "Quillfeather",
     "Ottoline",
@@ -94,12 +94,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
     caplog.set_level(logging.INFO, "segtrail")
     folder = tmp_path / "project"
     folder.mkdir()
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    for name in ("params.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(CHECKOUT / name, folder)
-    shutil.copy(CHECKOUT / ".dvc/config", folder / ".dvc/config")
-    shutil.copytree(CHECKOUT / "presets", folder / "presets")
+    make_bare_project(folder)
     monkeypatch.chdir(folder)
     return folder
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pydicom
 import pytest
-from incoming_project import CHECKOUT, copy_file, list_tree
+from incoming_project import copy_file, list_tree
+from project_copy import make_bare_project
 
 from flows.data import add_data
 from flows.incoming import take_in
@@ -26,12 +25,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("SEGTRAIL_PRIVATE_DIR", str(tmp_path / "private"))
     monkeypatch.setattr("flows.incoming.SECOND_LOOK_S", 0.1)
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    for name in ("params.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(CHECKOUT / name, folder)
-    shutil.copy(CHECKOUT / ".dvc/config", folder / ".dvc/config")
-    shutil.copytree(CHECKOUT / "presets", folder / "presets")
+    make_bare_project(folder)
     (tmp_path / "incoming").mkdir()
     monkeypatch.chdir(folder)
     return folder
