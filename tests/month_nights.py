@@ -6,6 +6,7 @@ import gzip
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,17 @@ def shifted_scanner(month: Month) -> list[Record]:
     return [record]
 
 
-def mislabelled(month: Month) -> list[Record]:
-    """A large lot whose classes are swapped: each file is in order, so that only the gate can see it."""
-    numbers = month.deliver("swapped", 20)
+def mislabelled(month: Month, count: int = 20, training: bool = False) -> list[Record]:
+    """A large lot whose classes are swapped: each file is in order, so that only the gate can see it.
+
+    Args:
+        month: Whose night.
+        count: Cases of the lot.
+        training: All of them teach, none tests: the more of them, the worse the challenger on the old test cases.
+    """
+    if training:
+        month.put_training_cases_first()
+    numbers = month.deliver("swapped", count)
     for path in (month.incoming / "swapped/labelsTr").iterdir():
         swap(path)
     before = month.champion()
@@ -139,6 +148,7 @@ ASKED = Night(f"a lot of {LOT}, by run-now", asked_for)
 CORRUPT = Night("a damaged lot, a cut-off one, a good one", corrupt)
 SHIFTED = Night("10 cases of another scanner", shifted_scanner)
 SWAPPED = Night("labels of a lot swapped", mislabelled)
+MOST_SWAPPED = Night("labels of most training cases swapped", partial(mislabelled, count=30, training=True))
 KILLED = Night("kill -9 in training", trouble.killed_in_training)
 POWER = Night("kill -9 of all while registering", trouble.killed_in_registering)
 AFTER_KILL = Night("after a kill", trouble.after_a_kill)

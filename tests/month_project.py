@@ -18,6 +18,9 @@ from prefect_home import make_home
 from project_copy import change_params, copy_project, load_json, run
 from webhook_server import WebhookServer
 
+from pipeline.config import load_params
+from pipeline.splits import TRAIN, choose_side
+
 Record = dict[str, Any]
 DATASET = NAME = "hippocampus"
 BRANCH = "nightly"
@@ -118,6 +121,11 @@ class MonthProject:
         taken, self.waiting[:count] = self.waiting[:count], []
         assert len(taken) == count, "there are no cases left"
         return taken
+
+    def put_training_cases_first(self) -> None:
+        """Lets those arrive next that are trained on."""
+        shares = load_params(self.folder / "params.yaml").split
+        self.waiting.sort(key=lambda number: choose_side(f"{DATASET}_{number}", shares) != TRAIN)
 
     def deliver(self, name: str, count: int) -> list[str]:
         """A lot of real cases in the incoming folder."""
