@@ -91,7 +91,9 @@ def find_unscored(challenger: Version, champion: Version, metric: str) -> Unscor
     if pairing.rescored:
         code = scoring_code()
         bases = {case_id: load_basis(champion, case_id) for case_id in pairing.rescored}
-        others = {case_id for case_id, basis in bases.items() if basis is None or basis.code != code}
+        others = {
+            case_id for case_id, basis in bases.items() if basis is None or code is None or basis.code != code
+        }
         cases = load_cases(challenger.files.cases)
         case_ids |= {case.case_id for case in cases if case.case_id in others and is_here(case)}
     return Unscored(champion, challenger, tuple(sorted(case_ids))) if case_ids else None

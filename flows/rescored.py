@@ -24,12 +24,12 @@ class Basis:
     Attributes:
         case_sha256: Of the case's files, as in the table of cases.
         settings: Params of `evaluate` that change the metrics of a single case.
-        code: Digest of the code that predicts and scores.
+        code: Digest of the code that predicts and scores; None where it was not known.
     """
 
     case_sha256: str
     settings: dict[str, Any]
-    code: str
+    code: str | None
 
 
 @dataclass(frozen=True)

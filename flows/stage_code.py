@@ -14,8 +14,10 @@ CODE = "scoring_code"  # in metrics.json
 LAYOUT = "${inspect.layout}"  # of which one module of `pipeline/io/layouts` is listed
 
 
-def scoring_code() -> str:
-    """Digest of the code that predicts and scores, as DVC looks at it."""
+def scoring_code() -> str | None:
+    """Digest of the code that predicts and scores, as DVC looks at it; None in a folder without `dvc.yaml`."""
+    if not Path("dvc.yaml").is_file():
+        return None
     return f"{code_digest('predict')}{code_digest('evaluate')}"
 
 
