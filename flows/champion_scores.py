@@ -148,6 +148,7 @@ def _rescored_scores(
 
 
 def is_here(case: CaseRecord) -> bool:
+    """Whether all files of a case, images and references, are there."""
     paths = [*case.images, *(path for path in (case.label, case.instances) if path)]
     return all(file_of(Path(path)).exists() for path in paths)
 

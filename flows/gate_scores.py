@@ -20,13 +20,9 @@ from flows.stage_code import scoring_code
 from pipeline.cases import CaseRecord, load_cases
 from pipeline.scores import CaseScore, load_scores, scored_labels
 
-OTHER_CODE = "known (scored by other code)"
-KINDS = (
-    "new",
-    "changed",
-    OTHER_CODE,
-    "known (without a score)",
-)  # test cases on which a champion is rescored
+NEW, CHANGED = "new", "changed"  # test cases on which a champion is rescored
+OTHER_CODE, UNSCORED = "known (scored by other code)", "known (without a score)"
+KINDS = (NEW, CHANGED, OTHER_CODE, UNSCORED)
 
 
 @dataclass(frozen=True)
@@ -167,5 +163,5 @@ def _notes(
 
 def _kind(before: str | None, now: str) -> str:
     if before is None:
-        return KINDS[0]
-    return KINDS[3] if before == now else KINDS[1]
+        return NEW
+    return UNSCORED if before == now else CHANGED
