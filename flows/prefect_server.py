@@ -3,73 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import random
 import socket
 import threading
 import time
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-import asyncpg
 import uvicorn
 from prefect.server.api.server import create_app
+from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
+from prefect.server.database.dependencies import MODELS_DEPENDENCIES
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 from flows.locks import is_alive
 from flows.servers import STOP_TIMEOUT_S
 
-PATIENCE_S = 120.0
-PAUSE_S = 0.5
-UNAVAILABLE = 503
-AT_ONCE = 10  # on a database server; Prefect's pool has 15 connections, and its own services need some
 
+class WriteFirst(AioSqliteConfiguration):
+    """SQLite whose transactions wait for their turn to write before they read anything.
 
-class Patient:
-    """Repeats a request that the database refused because others write; the client would give up after three times.
-
-    Prefect begins a transaction by reading. When somebody else writes before it does, SQLite refuses at once, however
-    long it has been told to wait, and Prefect answers 503. Nothing has been written then. A few
-    requests go in together, and one alone on SQLite, where even five at once were seen to come to almost nothing.
+    Prefect's begin by reading. When somebody else writes before such a transaction does, SQLite refuses at once,
+    however long it has been told to wait, and Prefect answers 503; its clients give up after a few of those. With
+    `BEGIN IMMEDIATE` each waits, for up to Prefect's 60 s.
     """
 
-    def __init__(self, app: Any, at_once: int) -> None:
-        self.app = app
-        self.room = asyncio.Semaphore(at_once)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] == "GET":
-            await self.app(scope, receive, send)
-            return
-        request = [await receive()]
-        while request[-1].get("more_body"):
-            request.append(await receive())
-        end = time.monotonic() + PATIENCE_S
-        while (answer := await self._ask(scope, request, receive)) and answer[0]["status"] == UNAVAILABLE:
-            if time.monotonic() > end:
-                break
-            await asyncio.sleep(random.uniform(0, PAUSE_S))
-        for message in answer:
-            await send(message)
-
-    async def _ask(self, scope: Any, request: list[Any], receive: Any) -> list[Any]:
-        """What the application answers, kept back."""
-        left, answer = list(request), list[Any]()
-
-        async def read() -> Any:
-            return left.pop(0) if left else await receive()
-
-        async def keep(message: Any) -> None:
-            answer.append(message)
-
-        try:
-            async with self.room:
-                await self.app({**scope}, read, keep)
-        except (SQLAlchemyError, asyncpg.PostgresError):
-            # Starlette raises what it has answered with 503 once more, for the log.
-            if not answer or answer[0]["status"] != UNAVAILABLE:
-                raise
-        return answer
+    @asynccontextmanager
+    async def begin_transaction(
+        self, session: AsyncSession, with_for_update: bool = False
+    ) -> AsyncIterator[AsyncSessionTransaction]:
+        async with super().begin_transaction(session, with_for_update=True) as transaction:
+            await (
+                session.connection()
+            )  # begins; left to the first statement, a session within would begin so too
+            mode = SQLITE_BEGIN_MODE.set("DEFERRED")
+            try:
+                yield transaction
+            finally:
+                SQLITE_BEGIN_MODE.reset(mode)
 
 
 def serve(owner: int, descriptor: int, with_ui: bool) -> None:
@@ -80,10 +51,12 @@ def serve(owner: int, descriptor: int, with_ui: bool) -> None:
         descriptor: Of the socket, inherited.
         with_ui: Serve the pages and run the scheduler too.
     """
+    database = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    if database.startswith("sqlite"):
+        MODELS_DEPENDENCIES["database_config"] = WriteFirst(database)
     app = create_app(ephemeral=not with_ui, final=True)
-    at_once = 1 if PREFECT_API_DATABASE_CONNECTION_URL.value().startswith("sqlite") else AT_ONCE
     config = uvicorn.Config(
-        Patient(app, at_once), log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=5
+        app, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=5
     )
     server = uvicorn.Server(config)
 

@@ -19,6 +19,7 @@ from typing import Any, TextIO, TypeVar
 import psutil
 
 from flows.night_folder import NIGHT, night_tags
+from flows.record_loss import tell_losses
 from flows.servers import end_with, find_owners, find_server, is_recording, log_path, process_tags
 from pipeline.disk import explain_full_disk
 from pipeline.errors import SegtrailError
@@ -82,6 +83,7 @@ def _run_recorded(flow: Any, args: tuple[Any, ...]) -> None:
     from prefect.exceptions import PrefectException
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    tell_losses()
     outcome = _Outcome(flow.fn)
     recorded = flow.with_options(flow_run_name=" ".join([flow.name, *map(str, args)]))
     recorded.fn = outcome.work

@@ -1,78 +1,85 @@
-"""Requests that Prefect's database refuses for a moment are repeated by the server, out of the client's sight."""
+"""Transactions of Prefect's server on SQLite: each waits for its turn, none is refused because others write."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
+from pathlib import Path
 
-import httpx
-import pytest
-from prefect.server.api.server import custom_internal_exception_handler
-from sqlalchemy.exc import OperationalError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+import sqlalchemy as sa
+from prefect.server.database.interface import PrefectDBInterface
+from prefect.server.database.orm_models import AioSqliteORMConfiguration
+from prefect.server.database.query_components import AioSqliteQueryComponents
 
-from flows.prefect_server import Patient
+from flows.prefect_server import WriteFirst
+
+READ, ADD = sa.text("SELECT value FROM counter"), sa.text("UPDATE counter SET value = :value")
+TRANSACTIONS = 12
+HANGS_S = 30.0  # SQLite would wait for a lock that is never freed for 60 s
 
 
-def ask(errors: list[Exception], requests: int = 1) -> tuple[list[tuple[int, str]], list[int]]:
-    """Posts at once to an application with Prefect's handler of errors.
+def make_database(folder: Path) -> PrefectDBInterface:
+    """A database with one number in it."""
+    config = WriteFirst(connection_url=f"sqlite+aiosqlite:///{folder / 'prefect.db'}")
+    return PrefectDBInterface(
+        database_config=config, query_components=AioSqliteQueryComponents(), orm=AioSqliteORMConfiguration()
+    )
 
-    Args:
-        errors: What the application raises before it answers.
-        requests: Number of them.
 
-    Returns:
-        Status and text of each answer, and for each try how many were at work.
-    """
-    at_work, seen = 0, list[int]()
+async def make_counter(database: PrefectDBInterface) -> None:
+    async with database.session_context(begin_transaction=True) as session:
+        await session.execute(sa.text("CREATE TABLE counter (value INTEGER)"))
+        await session.execute(sa.text("INSERT INTO counter VALUES (0)"))
 
-    async def work(request: Request) -> Response:
-        nonlocal at_work
-        at_work += 1
-        seen.append(at_work)
-        body = await request.body()
+
+async def read_and_add(database: PrefectDBInterface) -> None:
+    """As Prefect's requests do it: first a look, then what is written because of it."""
+    async with database.session_context(begin_transaction=True) as session:
+        value = (await session.execute(READ)).scalar_one()
         await asyncio.sleep(0.01)
-        at_work -= 1
-        if errors:
-            raise errors.pop(0)
-        return PlainTextResponse(body)
-
-    handlers = {Exception: custom_internal_exception_handler}
-    app = Starlette(routes=[Route("/", work, methods=["POST"])], exception_handlers=handlers)
-
-    async def post() -> list[tuple[int, str]]:
-        transport = httpx.ASGITransport(Patient(app, 1), raise_app_exceptions=True)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            answers = await asyncio.gather(*(client.post("/", content=f"body {i}") for i in range(requests)))
-        return [(answer.status_code, answer.text) for answer in answers]
-
-    return asyncio.run(post()), seen
+        await session.execute(ADD, {"value": value + 1})
 
 
-def locked() -> OperationalError:
-    return OperationalError("UPDATE flow_run", {}, sqlite3.OperationalError("database is locked"))
+def test_of_transactions_that_read_before_they_write_none_is_refused_and_none_lost(tmp_path: Path) -> None:
+    database = make_database(tmp_path)
+
+    async def run() -> int:
+        await make_counter(database)
+        await asyncio.gather(*(read_and_add(database) for _ in range(TRANSACTIONS)))
+        async with database.session_context() as session:
+            return int((await session.execute(READ)).scalar_one())
+
+    assert asyncio.run(run()) == TRANSACTIONS
 
 
-def test_a_request_that_a_locked_database_refused_is_repeated_whole() -> None:
-    answers, seen = ask([locked(), locked()])
-    assert answers == [(200, "body 0")]
-    assert len(seen) == 3
+def test_a_look_from_within_a_transaction_does_not_wait_for_it(tmp_path: Path) -> None:
+    database = make_database(tmp_path)
+
+    async def run() -> tuple[int, int]:
+        await make_counter(database)
+        async with database.session_context(begin_transaction=True) as session:
+            await session.execute(ADD, {"value": 7})
+            async with database.session_context() as beside:
+                seen = (await beside.execute(READ)).scalar_one()
+        async with database.session_context() as after:
+            return int(seen), int((await after.execute(READ)).scalar_one())
+
+    assert asyncio.run(asyncio.wait_for(run(), HANGS_S)) == (0, 7)
 
 
-def test_another_error_is_not_repeated() -> None:
-    errors: list[Exception] = [
-        OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error")),
-        locked(),
-    ]
-    with pytest.raises(OperationalError, match="disk I/O error"):
-        ask(errors)
-    assert len(errors) == 1
+def test_a_transaction_that_fails_leaves_nothing_and_holds_up_nobody(tmp_path: Path) -> None:
+    database = make_database(tmp_path)
 
+    async def fail() -> None:
+        async with database.session_context(begin_transaction=True) as session:
+            await session.execute(ADD, {"value": 99})
+            raise LookupError
 
-def test_one_goes_in_after_the_other() -> None:
-    answers, seen = ask([], requests=5)
-    assert answers == [(200, f"body {i}") for i in range(5)]
-    assert seen == [1, 1, 1, 1, 1]
+    async def run() -> int:
+        await make_counter(database)
+        for error in await asyncio.gather(fail(), fail(), return_exceptions=True):
+            assert isinstance(error, LookupError)
+        await read_and_add(database)
+        async with database.session_context() as session:
+            return int((await session.execute(READ)).scalar_one())
+
+    assert asyncio.run(asyncio.wait_for(run(), HANGS_S)) == 1

@@ -27,6 +27,8 @@ from pipeline.errors import SegtrailError
 PROJECT = Path(__file__).resolve().parents[2]
 # Settings come with `flows`, so it is imported first, as in `python -m flows.<stage>`.
 SCRIPT = """
+import os
+import signal
 import sys
 import flows
 from prefect import flow
@@ -37,6 +39,8 @@ from pipeline.errors import SegtrailError
 def inspect_flow(dataset):
     results = map_cases(lambda case: case * 2, list(range(30)), "inspect", lambda case: f"case_{case:02d}")
     LOGGER.info("sum %d", sum(results))
+    if dataset.isdigit():
+        os.kill(int(dataset), signal.SIGKILL)
     if dataset == "bad":
         raise SegtrailError("no such data set", "params.yaml: inspect.dataset", "segtrail data add")
 
@@ -252,6 +256,20 @@ def test_a_failing_stage_prints_one_clear_error(server: PrefectServer, tmp_path:
     )
     flow_run = ask(server.url, "flow_runs/filter", {"flow_runs": {"name": {"any_": ["inspect bad"]}}})[0]
     assert flow_run["state_type"] == "FAILED"
+
+
+@pytest.mark.slow
+def test_what_a_killed_server_did_not_get_is_told_once_and_the_stage_is_complete(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(make_home(tmp_path / "prefect")))
+        doomed = start_server(os.getpid())
+    assert doomed.wait()
+    assert doomed.process is not None
+    run = run_script(tmp_path, str(doomed.process.pid), doomed.url, tmp_path / "unused")
+    doomed.process.wait()
+    assert run.returncode == 0
+    assert "the Prefect server was lost; the stage is complete, unrecorded" in run.stdout
+    assert run.stderr.count("segtrail: warning: Prefect's page of this stage may lack task runs") == 1
 
 
 @pytest.mark.slow
