@@ -22,7 +22,7 @@ def scoring_code() -> str | None:
 
 
 def code_digest(stage: str) -> str:
-    """sha256 over the sources that `dvc.yaml` names for a stage; `tests/test_architecture.py` keeps them complete.
+    """sha256 over the sources of a stage in `dvc.yaml`; `tests/test_stage_dependencies.py` keeps them complete.
 
     Args:
         stage: Name in `dvc.yaml`. In a folder without one it is not known what counts: each call gives a text that

@@ -15,12 +15,6 @@ from tests.report_project import build_project
 from tests.report_scores import Recipe
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    build_project(tmp_path, Recipe())
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("name", "stage"),
     [

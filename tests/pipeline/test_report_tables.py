@@ -18,7 +18,7 @@ from pipeline.report_tables import (
     split_rows,
     spread,
 )
-from tests.report_project import build_project, plan
+from tests.report_project import plan
 from tests.report_scores import Recipe
 
 
@@ -59,12 +59,6 @@ def test_times_are_utc_to_the_minute() -> None:
     assert moment("2026-11-20T23:19:09+01:00") == "2026-11-20 22:19 UTC"
     assert moment("2026-11-20T23:19:09") == "2026-11-20 23:19"
     assert moment("yesterday") == "yesterday" and moment("") == "–"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    build_project(tmp_path, Recipe())
-    return tmp_path
 
 
 def test_geometry_leaves_out_quarantined_cases(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures on the way in and label maps on the way out, against bytes written by hand and skimage."""
+"""Pictures on the way in, against bytes written by hand and skimage."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import io as skimage_io
 
-from pipeline.errors import ImageFileError, SegtrailError
-from pipeline.io.raster import is_colour, is_stack, read_picture, write_drawing, write_png
+from pipeline.errors import ImageFileError
+from pipeline.io.raster import is_colour, read_picture
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -94,69 +94,6 @@ def test_a_jpeg_is_read(tmp_path: Path) -> None:
     array = read_picture(tmp_path / "a.jpg").array
     assert array.shape == (3, 5, 3, 1)
     assert np.abs(array[:, 2, 1, 0].astype(int) - [200, 30, 40]).max() <= 2
-
-
-def test_the_pages_of_a_tiff_are_the_slices_of_a_volume(tmp_path: Path, shared_data: Path) -> None:
-    path = shared_data / "loader_oddities" / "derived_files" / "multipage_stack.tif"
-    array = read_picture(path).array
-    assert array.shape == (1, 34, 47, 8)  # manifest.csv: 8 pages of 47 rows, 34 columns
-    np.testing.assert_array_equal(array[0], tifffile.imread(path).T)
-    assert is_stack(path)
-    stack = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
-    for name, options in {
-        "big.tif": {"bigtiff": True},
-        "msb.tif": {"byteorder": ">"},
-        "zip.tif": {"compression": "deflate"},
-        "imagej.tif": {"imagej": True, "metadata": {"axes": "ZYX"}},
-        "ome.tif": {"ome": True, "metadata": {"axes": "ZYX"}},
-    }.items():
-        tifffile.imwrite(tmp_path / name, stack, photometric="minisblack", **options)
-        np.testing.assert_array_equal(read_picture(tmp_path / name).array[0], stack.T)
-    colours = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
-    tifffile.imwrite(tmp_path / "rgb.tif", colours, photometric="rgb")
-    np.testing.assert_array_equal(read_picture(tmp_path / "rgb.tif").array, colours.transpose(3, 2, 1, 0))
-    tifffile.imwrite(tmp_path / "one.tif", stack[0])
-    assert not is_stack(tmp_path / "one.tif")
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"imagej": True, "metadata": {"axes": "CYX"}}, "the pages hold 3 channels"),
-        ({"imagej": True, "metadata": {"axes": "TYX"}}, "the pages hold 3 time points"),
-        ({"ome": True, "metadata": {"axes": "CYX"}}, "the pages hold 3 channels"),
-    ],
-)
-def test_pages_that_are_no_slices_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
-    stack = np.zeros((3, 4, 5), np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", **options)
-    with pytest.raises(ImageFileError, match=said) as caught:
-        read_picture(tmp_path / "a.tif")
-    assert caught.value.code == "shape_invalid"
-
-
-def test_pages_of_several_sizes_and_films_are_refused(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as writer:
-        for size in (8, 4):
-            writer.write(np.zeros((size, size), np.uint8), contiguous=False)
-    with pytest.raises(ImageFileError, match="the 2 pages are of several kinds") as caught:
-        read_picture(tmp_path / "pyramid.tif")
-    assert caught.value.code == "shape_invalid"
-    frames = [Image.new("L", (4, 3), grey) for grey in (10, 200)]
-    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(ImageFileError, match="a film of 2 pictures") as caught:
-        read_picture(tmp_path / "film.gif")
-    assert caught.value.code == "shape_invalid"
-
-
-def test_pages_that_imagej_wrote_without_a_directory_each_are_missed(tmp_path: Path) -> None:
-    """ImageJ stores large stacks as one page and the number of the others in its description."""
-    stack = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
-    described = "ImageJ=1.54\nimages=3\nslices=3\n"
-    tifffile.imwrite(tmp_path / "a.tif", stack[0], description=described, metadata=None)
-    with pytest.raises(ImageFileError, match="promises 3 pages, the file has 1") as caught:
-        read_picture(tmp_path / "a.tif")
-    assert caught.value.code == "truncated"
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:.*Truncated File Read")
@@ -301,60 +238,3 @@ def test_grey_and_broken_files_are_not_colour(shared_data: Path) -> None:
     assert is_colour(odd / "palette.png")
     for name in ("gray16.png", "mask_1bit.png", "empty_file.nii.gz", "no_such_file.png"):
         assert not is_colour(odd / name)
-
-
-@pytest.mark.parametrize(("bits", "highest"), [(8, 255), (16, 65535)])
-def test_a_written_png_is_read_by_others(tmp_path: Path, bits: int, highest: int) -> None:
-    labels = np.zeros((5, 3, 1), np.int32)
-    labels[4, 1, 0], labels[0, 2, 0] = 7, highest
-    write_png(labels, tmp_path / "a.png", bits)
-    read = skimage_io.imread(tmp_path / "a.png")
-    assert read.dtype == f"uint{bits}"
-    assert read.shape == (3, 5)
-    assert (read[1, 4], read[2, 0]) == (7, highest)
-    assert read.astype(int).sum() == 7 + highest
-
-
-def test_equal_maps_are_equal_files(tmp_path: Path) -> None:
-    labels = np.random.default_rng(0).integers(0, 9, (40, 30, 1))
-    write_png(labels, tmp_path / "a.png", 8)
-    write_png(np.asfortranarray(labels.astype(np.uint8)), tmp_path / "b.png", 8)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-@pytest.mark.parametrize(("bits", "value"), [(8, 256), (8, -1), (16, 65536)])
-def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path, bits: int, value: int) -> None:
-    labels = np.zeros((5, 3, 1), np.int64)
-    labels[1, 1, 0] = value
-    with pytest.raises(SegtrailError, match=f"a PNG of {bits} bits holds 0 to {2**bits - 1}"):
-        write_png(labels, tmp_path / "a.png", bits)
-    with pytest.raises(SegtrailError, match="2 slices, a PNG holds one"):
-        write_png(np.zeros((5, 3, 2), np.uint8), tmp_path / "a.png", bits)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.png").write_bytes(b"old")
-
-    def full(self: Path, target: Path) -> Path:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(SegtrailError, match="No space left"):
-        write_png(np.zeros((5, 3, 1), np.uint8), tmp_path / "a.png", 8)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-    assert (tmp_path / "a.png").read_bytes() == b"old"
-
-
-def test_drawings_keep_strong_colours_over_a_photograph(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(90, 200, (60, 80, 3)).astype(np.uint8)
-    pixels[10:20, 30:50] = (255, 71, 71)
-    write_drawing(pixels, tmp_path / "x.png")
-    with Image.open(tmp_path / "x.png") as picture:
-        assert (picture.mode, picture.size) == ("P", (80, 60))
-        found = np.asarray(picture.convert("RGB")).astype(int)
-    assert abs(found[10:20, 30:50] - (255, 71, 71)).max() < 8
-    assert abs(found - pixels).mean() < 16
-    assert (tmp_path / "x.png").stat().st_size < 80 * 60 * 1.5
