@@ -1,10 +1,11 @@
-"""Fixtures of tests that need MLflow: a real store (SQLite) for each test, copied, as creating one takes seconds."""
+"""Fixtures of several modules: stores, models, clones and data sets; copied, as making one takes seconds."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def store_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Database of an empty store."""
+    """Database of an empty MLflow store (SQLite)."""
     from mlflow_store import create_template
 
     database = tmp_path_factory.mktemp("template") / "mlflow.db"
@@ -128,3 +129,115 @@ def nightly_project(
     nights = settle(tmp_path / "project", monkeypatch)
     yield nights
     nights.close()
+
+
+@pytest.fixture
+def no_channel(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No channel is set, nobody waits between tries, and version 7 stands against 6."""
+    from night_records import write_version
+
+    from flows.notify_settings import KEYS
+    from flows.webhook import post_message
+
+    for key in (*KEYS, "PREFECT_API_URL"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setattr(post_message, "__defaults__", (5.0, (0.01, 0.01)))
+    write_version(6, 0.904)
+    write_version(7, 0.9121)
+
+
+@pytest.fixture
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The private folder of this test alone, which knows no identity yet."""
+    monkeypatch.setenv("SEGTRAIL_PRIVATE_DIR", str(tmp_path / "private"))
+    return tmp_path / "private"
+
+
+@pytest.fixture(scope="session")
+def clone_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project as a clone has it, to copy: git, DVC, shipped params, presets and stages."""
+    from project_copy import make_bare_project
+
+    folder = tmp_path_factory.mktemp("clone")
+    make_bare_project(folder)
+    return folder
+
+
+@pytest.fixture
+def clone(
+    clone_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Path:
+    """A project as a clone has it, as the working directory; `caplog` has what Segtrail tells."""
+    monkeypatch.setattr(logging.getLogger("segtrail"), "propagate", True)
+    caplog.set_level(logging.INFO, "segtrail")
+    folder = tmp_path / "project"
+    shutil.copytree(clone_template, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hippocampus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six cases in MSD layout, read-only."""
+    from hippocampus_set import write_hippocampi
+
+    folder = tmp_path_factory.mktemp("raw") / "Task04"
+    write_hippocampi(folder)
+    return folder
+
+
+@pytest.fixture
+def hippocampi(project: Path, shared_data: Path) -> Callable[[int], Path]:
+    """Makes `data/raw/hippocampus` with the first real cases, as links that a test may replace."""
+    from linked_sets import link_hippocampi
+
+    return functools.partial(link_hippocampi, project, shared_data)
+
+
+@pytest.fixture(scope="session")
+def incoming_template(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
+    """A project with three real cases under DVC, to copy."""
+    from incoming_project import make_project
+
+    folder = tmp_path_factory.mktemp("incoming") / "project"
+    make_project(folder, shared_data)
+    return folder
+
+
+@pytest.fixture
+def incoming(incoming_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty incoming folder; the working directory is the project."""
+    shutil.copytree(incoming_template, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr("flows.incoming.SECOND_LOOK_S", 0.1)
+    (tmp_path / "incoming").mkdir()
+    return tmp_path / "incoming"
+
+
+@pytest.fixture
+def added(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Cases a and b in layout msd, and a bundle; data sets that DVC was given, which is not started."""
+    from draft_project import make_draft_project
+
+    return make_draft_project(project, monkeypatch)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models handed to MLflow, whose module is replaced."""
+    from predicted_project import replace_tracking
+
+    return replace_tracking(monkeypatch)
+
+
+@pytest.fixture
+def predicted(
+    project: Path, recorded: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Path:
+    """A project with five predicted test cases (one without a label), one of training and one quarantined."""
+    from predicted_project import write_predicted_project
+
+    monkeypatch.setattr(logging.getLogger("segtrail"), "propagate", True)
+    caplog.set_level(logging.INFO, "segtrail")
+    write_predicted_project()
+    return project

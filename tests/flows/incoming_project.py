@@ -13,9 +13,12 @@ from pathlib import Path
 from project_copy import make_bare_project
 
 from flows.data import add_data
+from flows.incoming import take_in
+from flows.intake import Intake, Left
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TARGET = Path("data/raw/hippocampus")
+RECORD = Path("data/raw/hippocampus.dvc")
 OLD = ("001", "003", "004")
 LABELS = {"0": "background", "1": "Anterior", "2": "Posterior"}
 KILLED = """
@@ -86,6 +89,27 @@ def numbers_in(target: Path = TARGET) -> tuple[list[str], list[str]]:
     assert images == labels
     training = json.loads((target / "dataset.json").read_text(encoding="utf-8"))["training"]
     return images, sorted(Path(entry["image"]).name[12:-7] for entry in training)
+
+
+def take(incoming: Path, settle_s: float = 0.0) -> Intake:
+    """Takes in what lies in the folder."""
+    return take_in("hippocampus", incoming, settle_s)
+
+
+def names(left: list[Left]) -> list[str]:
+    """Names of lots that were not taken."""
+    return [one.name for one in left]
+
+
+def in_step() -> bool:
+    """Whether files and record of the data set agree, as DVC says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json", str(RECORD)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return bool(json.loads(done.stdout) == {})
 
 
 def take_in_killed(incoming: Path, module: str, name: str, calls: int = 1, before: bool = True) -> None:

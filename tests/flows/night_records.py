@@ -24,6 +24,15 @@ STEPS = (
     ("commit", "skipped", 0.0, "nightly.branch is empty"),
     ("push", "done", 14.8, "212 files"),
 )
+REASONS = {
+    "promoted": "test/dice improves by 0.0081 over 26 paired cases; the lower bound 0.0031 lies above the margin 0",
+    "refused": "the improvement in test/dice is -0.0130 with lower bound -0.0180, which is not above the margin 0",
+    "kept": "the best model is the champion already",
+    "skipped": "nothing changed since night 20261126T020000Z: data, params and code are the same",
+    "failed": "repro: stage train@unet failed: the disk is full: 3 MiB are free",
+    "killed": "the process of the night ended in step repro without a word (kill -9, or a power cut)",
+}
+FIXES = {"failed": "make space, then segtrail night", "killed": "segtrail night continues it"}
 Record = dict[str, Any]
 
 
@@ -35,14 +44,6 @@ def sha(version: int) -> str:
 def night_record(state: str = "promoted", night_id: str = "20261127T020000Z", **changes: Any) -> Record:
     """A night that took in 12 cases; version 7 against the champion, version 6."""
     started = datetime.strptime(night_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    reasons = {
-        "promoted": "test/dice improves by 0.0081 over 26 paired cases; the lower bound 0.0031 lies above the margin 0",
-        "refused": "the improvement in test/dice is -0.0130 with lower bound -0.0180, which is not above the margin 0",
-        "kept": "the best model is the champion already",
-        "skipped": "nothing changed since night 20261126T020000Z: data, params and code are the same",
-        "failed": "repro: stage train@unet failed: the disk is full: 3 MiB are free",
-        "killed": "the process of the night ended in step repro without a word (kill -9, or a power cut)",
-    }
     record: Record = {
         "night_id": night_id,
         "trigger": "schedule",
@@ -51,10 +52,8 @@ def night_record(state: str = "promoted", night_id: str = "20261127T020000Z", **
         "ended": (started + timedelta(seconds=4236)).isoformat(timespec="seconds"),
         "seconds": 4236.0,
         "state": state,
-        "reason": reasons.get(state, ""),
-        "fix": {"failed": "make space, then segtrail night", "killed": "segtrail night continues it"}.get(
-            state, ""
-        ),
+        "reason": REASONS.get(state, ""),
+        "fix": FIXES.get(state, ""),
         "pid": 4242,
         "process_started": 1.0,
         "host": "lab",
@@ -68,30 +67,8 @@ def night_record(state: str = "promoted", night_id: str = "20261127T020000Z", **
         "data_digest_after": "8b11d2c4" * 4,
         "params_sha256": "c0ffee12" * 8,
         "git_commit": "9b1e7ac4d2f05c1b8b3a6f7710d2e9a4c5b6d7e8",
-        "intake": {
-            "taken": [{"name": f"hippocampus_{i}", "files": 2} for i in range(301, 313)],
-            "waiting": [
-                {"name": "hippocampus_313", "reason": "label still growing: 12 s since the last change"}
-            ],
-            "refused": [{"name": "hippocampus_314", "reason": "image without a label"}],
-        },
-        "cases": {
-            "total": 221,
-            "usable": 219,
-            "quarantined": [
-                {
-                    "case_id": "hippocampus_307",
-                    "code": "truncated",
-                    "reason": "the file ends after 1.2 of 3.1 MB",
-                },
-                {
-                    "case_id": "hippocampus_311",
-                    "code": "label_geometry",
-                    "reason": "label shifted by 14.0 mm, limit 1.0",
-                },
-            ],
-            "new": [f"hippocampus_{i}" for i in range(301, 313)],
-        },
+        "intake": intake_record(),
+        "cases": cases_record(),
         "drift": drift_record(),
         "decision": decision(7, 6, state == "promoted", 0.0081 if state == "promoted" else -0.0130),
         "version_numbers": {sha(6): "6", sha(7): "7"},
@@ -101,6 +78,43 @@ def night_record(state: str = "promoted", night_id: str = "20261127T020000Z", **
         "commit": None,
         "notified": [],
     }
+    leave_out(record)
+    return record | changes
+
+
+def intake_record() -> Record:
+    """Twelve cases, one that waits and one that is refused."""
+    return {
+        "taken": [{"name": f"hippocampus_{i}", "files": 2} for i in range(301, 313)],
+        "waiting": [{"name": "hippocampus_313", "reason": "label still growing: 12 s since the last change"}],
+        "refused": [{"name": "hippocampus_314", "reason": "image without a label"}],
+    }
+
+
+def cases_record() -> Record:
+    """The data set with the twelve, two of which are quarantined."""
+    return {
+        "total": 221,
+        "usable": 219,
+        "quarantined": [
+            {
+                "case_id": "hippocampus_307",
+                "code": "truncated",
+                "reason": "the file ends after 1.2 of 3.1 MB",
+            },
+            {
+                "case_id": "hippocampus_311",
+                "code": "label_geometry",
+                "reason": "label shifted by 14.0 mm, limit 1.0",
+            },
+        ],
+        "new": [f"hippocampus_{i}" for i in range(301, 313)],
+    }
+
+
+def leave_out(record: Record) -> None:
+    """Takes out of a record what a night that ended in its state does not have."""
+    state = record["state"]
     if state in ("skipped", "failed", "killed"):
         record |= {"decision": None, "drift": None, "push": None}
     if state == "kept":
@@ -115,7 +129,6 @@ def night_record(state: str = "promoted", night_id: str = "20261127T020000Z", **
             "message": record["reason"],
         }
         record["ended"] = record["ended"] if state == "failed" else None
-    return record | changes
 
 
 def decision(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def client() -> MlflowClient:
 def run_register() -> tuple[dict[str, Any], dict[str, str]]:
     """The stage, without Prefect."""
     return register.register_models(load_params())
+
+
+def use_metric(name: str) -> None:
+    """Sets `register.metric`."""
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(re.sub(r"(?m)^  metric: \S+", f"  metric: {name}", text))
 
 
 def decision_file() -> dict[str, Any]:

@@ -8,18 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pydicom
 import pytest
-from project_copy import make_bare_project
 from pydicom.dataset import Dataset
 
 from flows.data import add_data
 from flows.door import Door
 from flows.overlay import list_files
 from flows.privacy import require_no_identity, scan_project
-from flows.private_map import load_hashes, load_pseudonyms, private_folder, remember
+from flows.private_map import load_hashes
 from flows.remote import push_all
 from pipeline.config import load_params
 from pipeline.errors import SegtrailError
@@ -27,6 +24,8 @@ from pipeline.inspection import inspect_case
 from pipeline.io.dicom import read_dicom_series
 from pipeline.io.images import load_label_map
 from pipeline.io.sources import open_dataset
+
+pytestmark = pytest.mark.usefixtures("private")
 
 SECRETS = (
     "Quillfeather",
@@ -43,12 +42,6 @@ PATIENTS = (
     ("Snodgrass^Barnaby", "MRN-88999", "19530102"),
 )
 PARAMS = load_params().inspect.model_copy(update={"dataset": "d", "layout": "dicom"})
-
-
-@pytest.fixture(autouse=True)
-def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SEGTRAIL_PRIVATE_DIR", str(tmp_path / "private"))
-    return tmp_path / "private"
 
 
 @pytest.fixture
@@ -84,18 +77,6 @@ def hospital(shared_data: Path, tmp_path: Path) -> Path:
     report.file_meta = pydicom.dataset.FileMetaDataset()
     report.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     report.save_as(folder / "report.dcm", enforce_file_format=True)
-    return folder
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
-    """A project as a clone has it."""
-    monkeypatch.setattr(logging.getLogger("segtrail"), "propagate", True)
-    caplog.set_level(logging.INFO, "segtrail")
-    folder = tmp_path / "project"
-    folder.mkdir()
-    make_bare_project(folder)
-    monkeypatch.chdir(folder)
     return folder
 
 
@@ -169,16 +150,6 @@ def test_identity_is_kept_only_when_asked_and_then_loudly(
         scan_project()
 
 
-def test_the_door_keeps_what_needs_no_change(shared_data: Path, tmp_path: Path) -> None:
-    """Public LIDC says that its identities are removed: slices and XML come in byte by byte."""
-    files = list_files(shared_data / "lidc_idri")
-    door = Door(files, tmp_path / "project")
-    assert door.files == files
-    assert all(door.contents(path) is None for path in files.values())
-    door.close()
-    assert load_hashes() == frozenset()
-
-
 def test_readings_follow_the_slices_that_they_name(shared_data: Path, tmp_path: Path) -> None:
     """LIDC without the mark of de-identification: the UIDs in the XML become those of the slices."""
     source = next((shared_data / "lidc_idri").rglob("*.xml")).parent
@@ -209,33 +180,6 @@ def test_readings_follow_the_slices_that_they_name(shared_data: Path, tmp_path: 
     assert after.records[0].case_id != before.records[0].case_id
 
 
-def test_labels_of_a_public_series_still_meet_it(shared_data: Path, tmp_path: Path) -> None:
-    """A segmentation that somebody drew on a series of a public set bears no mark of de-identification."""
-    source = shared_data / "dicom_seg_rtstruct/dcmqi/segmentations"
-    folder = tmp_path / "raw" / "TCGA-01-0001"
-    folder.mkdir(parents=True)
-    for path in (*(source / "ct-3slice").glob("*.dcm"), source / "liver.dcm"):
-        dataset = pydicom.dcmread(path)
-        dataset.PatientName = dataset.PatientID = "TCGA-01-0001"
-        dataset.PatientBirthDate = ""
-        dataset.PatientIdentityRemoved = "NO" if path.name == "liver.dcm" else "YES"
-        dataset.save_as(folder / path.name)
-
-    door = Door(list_files(tmp_path / "raw"), tmp_path / "project")
-    door.prepare(tmp_path / "nothing")
-
-    for name, path in door.files.items():
-        contents = door.contents(path)
-        assert (contents is None) == (path.name != "liver.dcm")
-        target = tmp_path / "in" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes() if contents is None else contents)
-    dataset = open_dataset(tmp_path / "in", "dicom")
-    assert list(dataset.references) == [dataset.records[0].case_id]
-    assert dataset.records[0].patient_id == "TCGA-01-0001"
-    assert load_hashes() == frozenset()  # a public id is no secret
-
-
 def test_a_header_still_names_its_voxels_when_they_are_renamed(hospital: Path, tmp_path: Path) -> None:
     text = "NDims = 2\nPatientName = Quillfeather\nElementDataFile = quillfeather.raw\n"
     (hospital / "quillfeather.mhd").write_text(text)
@@ -245,12 +189,6 @@ def test_a_header_still_names_its_voxels_when_they_are_renamed(hospital: Path, t
     (raw,) = (name for name in door.files if name.endswith(".raw"))
     assert f"ElementDataFile = {raw}\n".encode() in contents
     assert b"uillfeather" not in contents
-
-
-@pytest.mark.parametrize("argument", ["-a", "--all-commits", "-T"])
-def test_versions_that_are_not_looked_at_are_not_pushed(argument: str) -> None:
-    with pytest.raises(SegtrailError, match="only what is checked out has been looked at"):
-        push_all(arguments=["-q", argument])
 
 
 def test_a_lost_salt_is_told_before_anything_changes(
@@ -281,48 +219,3 @@ def test_two_names_that_become_one_stay_two_files(tmp_path: Path, hospital: Path
     door = Door(list_files(tmp_path / "x"), tmp_path / "project")
     assert len(door.files) == 2
     assert not any("uill" in name.lower() for name in door.files)
-
-
-def test_the_private_folder_may_not_lie_in_the_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SEGTRAIL_PRIVATE_DIR", str(tmp_path / "project" / "secret"))
-    assert private_folder() == tmp_path / "project" / "secret"
-    with pytest.raises(SegtrailError, match="lies inside the project"):
-        load_pseudonyms(tmp_path / "project")
-
-
-def test_a_patient_called_like_a_class_is_no_alarm(tmp_path: Path) -> None:
-    """The phantom of a real RTSTRUCT is called boost^breast, and has a structure Breast."""
-    project = tmp_path / "project"
-    remember({"breast", "boost"}, load_pseudonyms(project))
-    facts = '{"name": "a", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "Breast"}}'
-    folder = project / "data"
-    folder.mkdir(parents=True)
-    (folder / "dataset.json").write_text(facts, encoding="utf-8")
-    (folder / "cases.csv").write_text("label\nBreast\n", encoding="utf-8")
-    assert require_no_identity([folder], project) == 2
-    (folder / "cases.csv").write_text("case_id\nboost_1\n", encoding="utf-8")
-    with pytest.raises(SegtrailError, match="1 of 2 files name patients"):
-        require_no_identity([folder], project)
-
-
-def test_text_in_a_nifti_header_is_found_and_blanked(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    logging.getLogger("segtrail").propagate = True
-    caplog.set_level(logging.INFO, "segtrail")
-    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4))
-    image.header["descrip"] = b"Quillfeather"
-    path = tmp_path / "raw" / "a.nii.gz"
-    path.parent.mkdir()
-    nibabel.save(image, path)
-    with pytest.raises(SegtrailError, match="free text in its header"):
-        require_no_identity([path.parent], tmp_path)
-    door = Door(list_files(path.parent), tmp_path / "project")
-    contents = door.contents(path)
-    assert contents is not None
-    path.write_bytes(contents)
-    door.close()
-    assert require_no_identity([path.parent], tmp_path) == 1
-    assert "blanked in the headers of 1 NIfTI files" in caplog.text

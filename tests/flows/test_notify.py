@@ -2,123 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
 import time
 from pathlib import Path
 
 import pytest
-from night_records import night_record, write_night, write_version
-from webhook_server import webhook
+from night_records import night_record, write_night
+from webhook_server import TOKEN, closed_port, webhook
 
-from flows import webhook as hook
-from flows.attempts import DeliveryError
 from flows.cli import main
-from flows.messages import compose
 from flows.notify import is_wanted, notify
-from flows.notify_settings import KEYS, load_settings
-from flows.webhook import post_message
+from flows.notify_settings import load_settings
 from pipeline.errors import SegtrailError
 
-TOKEN = "T0123456/B0123456/abcdefSECRETxyz"
-
-
-@pytest.fixture(autouse=True)
-def unset(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No channel is set, nobody waits between tries, and version 7 stands against 6."""
-    for key in (*KEYS, "PREFECT_API_URL"):
-        monkeypatch.delenv(key, raising=False)
-    monkeypatch.setattr(post_message, "__defaults__", (5.0, (0.01, 0.01)))
-    write_version(6, 0.904)
-    write_version(7, 0.9121)
-    return project
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def write_env(text: str, mode: int = 0o600) -> Path:
-    path = Path(".segtrail/notify.env")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    path.chmod(mode)
-    return path
-
-
-def test_a_webhook_gets_the_message_and_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with webhook(200) as server:
-        monkeypatch.setenv("SEGTRAIL_WEBHOOK_URL", f"{server.address}/services/{TOKEN}")
-        records = notify(night_record())
-    assert records == [{"channel": "webhook 127.0.0.1", "sent": True, "error": ""}]
-    ((path, headers, body),) = server.requests
-    assert path == f"/services/{TOKEN}"
-    assert headers["Content-Type"] == "application/json; charset=utf-8"
-    assert body["text"].startswith("hippocampus: v7 promoted (test/dice 0.912, +0.008)\n\nWhy:\n")
-    night = body["night"]
-    assert (night["state"], night["night_id"], night["metric"]) == (
-        "promoted",
-        "20261127T020000Z",
-        "test/dice",
-    )
-    assert night["challenger"] == pytest.approx(
-        {"version": "v7", "value": 0.9121, "ci_low": 0.8921, "ci_high": 0.9321, "n": 26}
-    )
-    assert night["improvement"]["value"] == pytest.approx(0.0081)
-    assert night["cases"] == {
-        "taken": 12, "waiting": 1, "refused": 1, "total": 221, "usable": 219, "quarantined": 2
-    }  # fmt: skip
-
-
-def test_no_case_can_call_the_whole_chat() -> None:
-    night = night_record(
-        intake={"taken": [], "waiting": [], "refused": [{"name": "<!channel> @all", "reason": "<@U1>"}]}
-    )
-    text = hook.build_payload(compose(night), night)["text"]
-    assert "<" not in text
-    assert "@all" not in text
-    assert "‹!channel›" in text
-
-
-@pytest.mark.parametrize(
-    ("codes", "tries", "error"),
-    [
-        ((500, 200), 2, ""),
-        ((503, 502, 200), 3, ""),
-        ((500,), 3, "it answered 500 Internal Server Error (try 3 of 3)"),
-        ((404,), 1, "it answered 404 Not Found: the address is wrong, or the webhook was removed"),
-        ((302,), 1, "it answered 302 Found: the address is wrong, or the webhook was removed"),
-    ],
-)
-def test_tries_of_a_webhook(
-    codes: tuple[int, ...], tries: int, error: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with webhook(*codes) as server:
-        monkeypatch.setenv("SEGTRAIL_WEBHOOK_URL", server.address)
-        (record,) = notify(night_record())
-    assert (record["sent"], record["error"]) == (not error, error)
-    assert len(server.requests) == tries
-
-
-def test_a_webhook_that_never_answers() -> None:
-    night = night_record()
-    with webhook(0) as server, pytest.raises(DeliveryError, match=r"^no answer in time \(try 2 of 2\)$"):
-        post_message(server.address, compose(night), night, timeout_s=0.3, waits_s=(0.01,))
-    assert len(server.requests) == 2
-
-
-def test_a_refused_connection_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    night = night_record()
-    with pytest.raises(DeliveryError, match=r"Connection refused (.*)\(try 3 of 3\)|refused.*\(try 3 of 3\)"):
-        post_message(f"http://127.0.0.1:{closed_port()}/{TOKEN}", compose(night), night, 5.0, (2.0, 10.0))
-    assert waited == [2.0, 10.0]
+pytestmark = pytest.mark.usefixtures("no_channel")
 
 
 @pytest.mark.parametrize(
@@ -140,82 +38,6 @@ def test_a_skipped_night_is_sent_only_on_demand(monkeypatch: pytest.MonkeyPatch)
         assert [r["sent"] for r in notify(night_record("skipped"), always=True)] == [True]
         monkeypatch.setenv("SEGTRAIL_NOTIFY", "all")
         assert [r["sent"] for r in notify(night_record("skipped"))] == [True]
-
-
-def test_the_file_is_used_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    write_env(
-        '# addresses\n\nexport SEGTRAIL_WEBHOOK_URL="https://one.example/x"\nSEGTRAIL_NOTIFY=failures\n'
-    )
-    settings = load_settings()
-    assert (settings.webhook, settings.when, settings.problems) == ("https://one.example/x", "failures", {})
-    monkeypatch.setenv("SEGTRAIL_WEBHOOK_URL", "https://two.example/y")
-    assert load_settings().webhook == "https://two.example/y"
-    monkeypatch.setenv("SEGTRAIL_WEBHOOK_URL", "")  # set to nothing: not the file's either
-    assert load_settings().webhook == ""
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_file_that_others_can_read_is_refused(mode: int) -> None:
-    write_env(f"SEGTRAIL_WEBHOOK_URL=https://hooks.example/{TOKEN}\n", mode)
-    (record,) = notify(night_record())
-    assert record["channel"] == "settings"
-    assert f"others can read it (mode {mode:o}, expected 600)" in record["error"]
-    assert "chmod 600 .segtrail/notify.env" in record["error"]
-    assert TOKEN not in record["error"]
-
-
-def test_the_file_is_not_in_git() -> None:
-    from flows.notify_settings import ENV_FILE
-
-    ignored = (Path(__file__).resolve().parents[2] / ".gitignore").read_text().splitlines()
-    assert f"{ENV_FILE.parent}/" in ignored
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "text"),
-    [
-        ("SEGTRAIL_WEBHOOK_URL", f"hooks.example/{TOKEN}", "does not start with https:// or http://"),
-        ("SEGTRAIL_WEBHOOK_URL", f"ftp://hooks.example/{TOKEN}", "does not start with https:// or http://"),
-        ("SEGTRAIL_WEBHOOK_URL", f"https:///{TOKEN}", "names no host"),
-        ("SEGTRAIL_WEBHOOK_URL", f"https://a b/{TOKEN}", "holds spaces"),
-        ("SEGTRAIL_WEBHOOK_URL", f"https://host:port/{TOKEN}", "host or port cannot be read"),
-        ("SEGTRAIL_WEBHOOK_URL", f"https://[host/{TOKEN}", "host or port cannot be read"),
-        ("SEGTRAIL_WEBHOOK_URL", f"https://host/\u00fc/{TOKEN}", "letters that an address cannot carry"),
-        ("SEGTRAIL_WEBHOOK_URL", f"https://host/\x07/{TOKEN}", "holds spaces"),
-        ("SEGTRAIL_NOTIFY", "sometimes", "use one of: all, changes, failures"),
-    ],
-)
-def test_a_wrong_value_is_one_clear_error(
-    key: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(key, value)
-    (record,) = notify(night_record())
-    assert not record["sent"]
-    assert text in record["error"]
-    assert key in record["error"]
-    assert TOKEN not in record["error"]
-
-
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("SEGTRAIL_WEBHOOK https://x", "line 1"),
-        ("SEGTRAIL_WEBHOK_URL=https://x", "unknown key 'SEGTRAIL_WEBHOK_URL'"),
-    ],
-)
-def test_a_wrong_line_of_the_file(line: str, text: str) -> None:
-    write_env(line + "\n")
-    (record,) = notify(night_record())
-    assert text in record["error"]
-
-
-def test_a_file_in_another_code_is_one_clear_error() -> None:
-    path = write_env("")
-    path.write_bytes("SEGTRAIL_SMTP_URL=smtps://me:gr\u00fcn@mail.lab.example\n".encode("latin-1"))
-    (record,) = notify(night_record())
-    assert (record["channel"], record["sent"]) == ("settings", False)
-    assert "it is not UTF-8 (.segtrail/notify.env" in record["error"]
-    assert "gr" not in record["error"]
 
 
 def test_a_channel_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,9 +193,3 @@ def test_an_unknown_night_is_a_clear_error() -> None:
 
     with pytest.raises(SegtrailError, match="there has been no night yet"):
         send_again("no_such_night")
-
-
-def test_the_payload_is_json_for_every_state() -> None:
-    for state in ("promoted", "refused", "kept", "skipped", "failed", "killed", "running"):
-        night = night_record(state)
-        assert json.dumps(hook.build_payload(compose(night), night))

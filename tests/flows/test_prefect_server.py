@@ -1,16 +1,21 @@
-"""Transactions of Prefect's server on SQLite: each waits for its turn, none is refused because others write."""
+"""Requests of many clients wait for their turn in the Prefect server: none is refused because others write."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
+import httpx
 import sqlalchemy as sa
 from prefect.server.database.interface import PrefectDBInterface
 from prefect.server.database.orm_models import AioSqliteORMConfiguration
 from prefect.server.database.query_components import AioSqliteQueryComponents
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
-from flows.prefect_server import WriteFirst
+from flows.prefect_server import AT_ONCE, InTurn, WriteFirst
 
 READ, ADD = sa.text("SELECT value FROM counter"), sa.text("UPDATE counter SET value = :value")
 TRANSACTIONS = 12
@@ -83,3 +88,35 @@ def test_a_transaction_that_fails_leaves_nothing_and_holds_up_nobody(tmp_path: P
             return int((await session.execute(READ)).scalar_one())
 
     assert asyncio.run(asyncio.wait_for(run(), HANGS_S)) == 1
+
+
+def test_a_few_requests_go_in_at_a_time_in_their_order_and_a_look_waits_for_none() -> None:
+    entered, at_work, most = list[str](), 0, 0
+    opened = asyncio.Event()
+
+    async def work(request: Request) -> Response:
+        nonlocal at_work, most
+        if request.method == "GET":
+            return PlainTextResponse("healthy")
+        at_work += 1
+        most = max(most, at_work)
+        entered.append((await request.body()).decode())
+        await opened.wait()
+        at_work -= 1
+        return PlainTextResponse("written")
+
+    async def run() -> tuple[str, list[str]]:
+        app = InTurn(Starlette(routes=[Route("/", work, methods=["GET", "POST"])]))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            posts = [asyncio.create_task(client.post("/", content=f"{i}")) for i in range(3 * AT_ONCE)]
+            while len(entered) < AT_ONCE:
+                await asyncio.sleep(0)
+            looked = (await client.get("/")).text
+            opened.set()
+            return looked, [answer.text for answer in await asyncio.gather(*posts)]
+
+    looked, answers = asyncio.run(asyncio.wait_for(run(), HANGS_S))
+    assert looked == "healthy"
+    assert answers == ["written"] * 3 * AT_ONCE
+    assert entered == [f"{i}" for i in range(3 * AT_ONCE)]
+    assert most == AT_ONCE

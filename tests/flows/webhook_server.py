@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+TOKEN = "T0123456/B0123456/abcdefSECRETxyz"  # the secret in the address of a webhook
 
 
 class WebhookServer(ThreadingHTTPServer):
@@ -65,3 +68,11 @@ def webhook(*codes: int) -> Iterator[WebhookServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def closed_port() -> int:
+    """A port where nobody answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
