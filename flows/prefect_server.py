@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from prefect.server.api.server import create_app
@@ -18,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 from flows.locks import is_alive
 from flows.servers import STOP_TIMEOUT_S
+
+AT_ONCE = 8
 
 
 class WriteFirst(AioSqliteConfiguration):
@@ -33,14 +37,32 @@ class WriteFirst(AioSqliteConfiguration):
         self, session: AsyncSession, with_for_update: bool = False
     ) -> AsyncIterator[AsyncSessionTransaction]:
         async with super().begin_transaction(session, with_for_update=True) as transaction:
-            await (
-                session.connection()
-            )  # begins; left to the first statement, a session within would begin so too
+            # It begins here: a session that opens within this one must not begin so, too, and wait for it.
+            await session.connection()
             mode = SQLITE_BEGIN_MODE.set("DEFERRED")
             try:
                 yield transaction
             finally:
                 SQLITE_BEGIN_MODE.reset(mode)
+
+
+class InTurn:
+    """Lets a few requests that may write in at a time, in the order of their arrival.
+
+    Prefect's pool has 15 connections, some of which its own services need; who waits for one longer than 30 s gets an
+    error.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.room = asyncio.Semaphore(AT_ONCE)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self.app(scope, receive, send)
+            return
+        async with self.room:
+            await self.app(scope, receive, send)
 
 
 def serve(owner: int, descriptor: int, with_ui: bool) -> None:
@@ -56,7 +78,7 @@ def serve(owner: int, descriptor: int, with_ui: bool) -> None:
         MODELS_DEPENDENCIES["database_config"] = WriteFirst(database)
     app = create_app(ephemeral=not with_ui, final=True)
     config = uvicorn.Config(
-        app, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=5
+        InTurn(app), log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=5
     )
     server = uvicorn.Server(config)
 
