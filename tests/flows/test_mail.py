@@ -7,23 +7,16 @@ from pathlib import Path
 
 import pytest
 from mail_sink import Sink, mail_sink, make_certificate
-from night_records import night_record, write_night, write_version
+from night_records import night_record, write_night
 
 from flows.attempts import DeliveryError
 from flows.mail import MOST_PICTURE_BYTES, build_mail, send_mail
 from flows.messages import compose
 from flows.notify import notify
-from flows.notify_settings import KEYS, MailServer, load_settings
+from flows.notify_settings import MailServer, load_settings
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 100
-
-
-@pytest.fixture(autouse=True)
-def unset(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in (*KEYS, "PREFECT_API_URL"):
-        monkeypatch.delenv(key, raising=False)
-    write_version(6, 0.904)
-    write_version(7, 0.9121)
+pytestmark = pytest.mark.usefixtures("no_channel")
 
 
 @pytest.fixture(scope="module")
