@@ -23,6 +23,7 @@ from preset_quality import change_params, copy_project, describe_machine, segtra
 
 from pipeline import training
 from pipeline.config import load_params
+from pipeline.devices import choose_precision
 from pipeline.models.base import TrainedModule
 from pipeline.plan import load_plan
 from pipeline.splits import load_splits
@@ -108,11 +109,14 @@ def time_network(steps: int) -> list[float]:
     shape = (plan.batch_size, len(plan.channels), *plan.patch_size)
     image = torch.randn(shape, device=device)
     label = torch.randint(len(plan.label_names), (shape[0], *shape[2:]), device=device, dtype=torch.uint8)
+    short = choose_precision(params.precision, "gpu" if device.type == "cuda" else "cpu") != "32-true"
     seconds = []
     for _ in range(steps + WARM_UP):
         started = time.perf_counter()
         optimizer.zero_grad()
-        module.loss(module.network.pyramid(image, module.levels), label).backward()
+        with torch.autocast(device.type, enabled=short):  # float16 on a GPU, bfloat16 on a CPU
+            loss = module.loss(module.network.pyramid(image, module.levels), label)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), params.gradient_clip)
         optimizer.step()
         if device.type == "cuda":

@@ -35,6 +35,7 @@ DATASET = "writers"
 MODELS = ("unet", "resunet", "maskrcnn")
 CASES = 5
 ANSWER_S = 120.0
+DRAINING = ("EventsWorker", "APILogWorker")  # these loggers say only how much is left to send at the end
 FORK = multiprocessing.get_context("fork")  # one import of MLflow (200 MB) for all
 Queue = Any  # multiprocessing's queues have no type that can be written down
 
@@ -62,6 +63,8 @@ class _Told(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name in DRAINING:
+            return
         self.lines.append(f"{record.name}: {record.getMessage()[:300]}")
 
 
@@ -148,6 +151,8 @@ def write_to_mlflow(writers: int, epochs: int) -> Outcome:
 def run_flow(number: int) -> None:
     """One stage, as `python -m flows.<stage>` runs it."""
     from prefect import flow
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
 
     def work(writer: int) -> None:
         stage.map_cases(lambda i: i, range(CASES), f"writer {writer}", lambda i: f"case {i}", workers=1)
@@ -155,6 +160,8 @@ def run_flow(number: int) -> None:
     servers.find_server.cache_clear()
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     stage.run_stage(flow(name="writer")(work), number)
+    EventsWorker.drain_all()  # otherwise at exit, when nobody counts what they say any more
+    APILogWorker.drain_all()
 
 
 def write_to_prefect(writers: int, url: str) -> Outcome:

@@ -21,15 +21,16 @@ from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 from flows.locks import is_alive
 from flows.servers import STOP_TIMEOUT_S
 
-AT_ONCE = 8
+AT_ONCE = 8  # of the 15 connections of Prefect's pool, which its own services need, too
+READING = ("GET", "HEAD", "OPTIONS")
 
 
 class WriteFirst(AioSqliteConfiguration):
-    """SQLite whose transactions wait for their turn to write before they read anything.
+    """SQLite whose transactions get the right to write before they read anything.
 
-    Prefect's begin by reading. When somebody else writes before such a transaction does, SQLite refuses at once,
+    Prefect's begin by reading. When somebody writes between that and their own first write, SQLite refuses at once,
     however long it has been told to wait, and Prefect answers 503; its clients give up after a few of those. With
-    `BEGIN IMMEDIATE` each waits, for up to Prefect's 60 s.
+    `BEGIN IMMEDIATE` they wait, for up to Prefect's 60 s.
     """
 
     @asynccontextmanager
@@ -39,18 +40,21 @@ class WriteFirst(AioSqliteConfiguration):
         async with super().begin_transaction(session, with_for_update=True) as transaction:
             # It begins here: a session that opens within this one must not begin so, too, and wait for it.
             await session.connection()
-            mode = SQLITE_BEGIN_MODE.set("DEFERRED")
-            try:
-                yield transaction
-            finally:
-                SQLITE_BEGIN_MODE.reset(mode)
+            SQLITE_BEGIN_MODE.set("DEFERRED")
+            yield transaction
+
+
+def use_write_first() -> None:
+    """Makes Prefect's server use `WriteFirst` where its database is SQLite; call before it is made."""
+    database = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    if database.startswith("sqlite"):
+        MODELS_DEPENDENCIES["database_config"] = WriteFirst(database)
 
 
 class InTurn:
-    """Lets a few requests that may write in at a time, in the order of their arrival.
+    """Lets a few requests in at a time, in the order of their arrival, but for those that are known to read only.
 
-    Prefect's pool has 15 connections, some of which its own services need; who waits for one longer than 30 s gets an
-    error.
+    Who waits for a connection of Prefect's pool longer than 30 s gets an error 500, which clients do not repeat.
     """
 
     def __init__(self, app: Any) -> None:
@@ -58,7 +62,7 @@ class InTurn:
         self.room = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] == "GET":
+        if scope["type"] != "http" or scope["method"] in READING:
             await self.app(scope, receive, send)
             return
         async with self.room:
@@ -73,9 +77,7 @@ def serve(owner: int, descriptor: int, with_ui: bool) -> None:
         descriptor: Of the socket, inherited.
         with_ui: Serve the pages and run the scheduler too.
     """
-    database = PREFECT_API_DATABASE_CONNECTION_URL.value()
-    if database.startswith("sqlite"):
-        MODELS_DEPENDENCIES["database_config"] = WriteFirst(database)
+    use_write_first()
     app = create_app(ephemeral=not with_ui, final=True)
     config = uvicorn.Config(
         InTurn(app), log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=5

@@ -1,15 +1,19 @@
-"""Says when Prefect gives up a part of a stage's record.
+"""Says when Prefect's client gives up a part of a stage's record.
 
 Its worker that sends events of task runs dies, with all that still waits, when the server's websocket closes while it
-opens, as a server without time for it does. Prefect writes that to a log of its own that nobody reads.
+opens, as a server without time for it does. Prefect tells a logger that `flows.environment` keeps off the terminal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
 INTERNAL = "prefect._internal"
+WORKERS = (
+    "services"  # the module of the workers that send events and log lines; other errors there are no loss
+)
 
 
 class LossTeller(logging.Handler):
@@ -20,13 +24,14 @@ class LossTeller(logging.Handler):
         self.told = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.told:
+        if self.told or record.module != WORKERS:
             return
         self.told = True
-        message = (
-            f"Prefect's page of this stage may lack task runs or log lines ({record.getMessage()[:200]})"
-        )
-        sys.stderr.write(f"segtrail: warning: {message}; the stage's outputs are not touched by that\n")
+        text = f"Prefect's page of this stage may lack task runs ({record.getMessage()[:200]})"
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # an error here would end the worker, with all that it still has
+            sys.stderr.write(f"segtrail: warning: {text}; the loss is in that record only\n")
 
 
 def tell_losses() -> None:

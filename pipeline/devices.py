@@ -54,8 +54,10 @@ def choose_device(text: str) -> torch.device:
 def choose_precision(wanted: Literal["auto"] | Precision, accelerator: str) -> Precision:
     """Lightning's precision; "auto" takes 16 bits only where the processor computes with them.
 
-    On a CPU without instructions for bfloat16 it is slower than 32 bits; on a GPU from before 2020 (compute
-    capability below 8.0) float16 is the fast one.
+    On a GPU from before 2020 (compute capability below 8.0) float16 is the fast kind. On a CPU bfloat16 takes
+    instructions of its own: those of AVX-512 halve a step on AMD's processors and cost half as much again on Intel's
+    (`benchmarks/README.md`), which are fast with AMX. By the kind of processor and not by a clock, so that a training
+    goes on as it began.
 
     Args:
         wanted: `train.<model>.precision`.
@@ -66,4 +68,6 @@ def choose_precision(wanted: Literal["auto"] | Precision, accelerator: str) -> P
     if accelerator == "gpu":
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
     able = torch.cpu.get_capabilities()
-    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"
+    intel = str(able.get("cpu_name", "")).startswith("Intel")
+    fast = able.get("amx_bf16") or (able.get("avx512_bf16") and not intel)
+    return "bf16-mixed" if fast else "32-true"

@@ -41,7 +41,7 @@ class TrainingResult:
         best_epoch: Epoch (from 1) of these weights.
         seconds: Training time, resumed parts included.
         resumed: How often the run was continued.
-        devices: What it ran on.
+        devices: What it ran on, and with which precision.
     """
 
     weights: dict[str, torch.Tensor]
@@ -169,5 +169,5 @@ def _result(
         best_epoch=epoch,
         seconds=seconds,
         resumed=budget.resumed,
-        devices=f"{trainer.world_size} x {module.device.type}",
+        devices=f"{trainer.world_size} x {module.device.type}, {trainer.precision}",
     )

@@ -78,8 +78,8 @@ def code_dependencies(stage: str) -> set[str]:
 
     A file of another kind in `pipeline` counts when a reached module names it.
     Layouts are found by their name: whoever lists a data set reaches all of them, and `dvc.yaml` names the chosen one.
-    Left out: the modules of `flows` that only record, with what they import, and the `__init__.py` of packages (a
-    test below keeps them empty).
+    Left out: the modules of `flows` that only record, with what they import, and the `__init__.py` of packages
+    (`tests/test_architecture.py` keeps them empty).
     """
     flow = PROJECT / "flows" / f"{stage}.py"
     found, waiting = {flow}, [flow]

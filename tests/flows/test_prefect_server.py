@@ -6,16 +6,20 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 import sqlalchemy as sa
+from prefect.server.database.configurations import AsyncPostgresConfiguration, BaseDatabaseConfiguration
+from prefect.server.database.dependencies import provide_database_interface, temporary_database_config
 from prefect.server.database.interface import PrefectDBInterface
 from prefect.server.database.orm_models import AioSqliteORMConfiguration
 from prefect.server.database.query_components import AioSqliteQueryComponents
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from flows.prefect_server import AT_ONCE, InTurn, WriteFirst
+from flows.prefect_server import AT_ONCE, InTurn, WriteFirst, use_write_first
 
 READ, ADD = sa.text("SELECT value FROM counter"), sa.text("UPDATE counter SET value = :value")
 TRANSACTIONS = 12
@@ -88,6 +92,22 @@ def test_a_transaction_that_fails_leaves_nothing_and_holds_up_nobody(tmp_path: P
             return int((await session.execute(READ)).scalar_one())
 
     assert asyncio.run(asyncio.wait_for(run(), HANGS_S)) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite+aiosqlite:///prefect.db", WriteFirst),
+        ("postgresql+asyncpg://prefect@127.0.0.1/prefect", AsyncPostgresConfiguration),
+    ],
+)
+def test_the_server_uses_it_for_sqlite_only(url: str, expected: type[BaseDatabaseConfiguration]) -> None:
+    with (
+        temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: url}),
+        temporary_database_config(None),
+    ):
+        use_write_first()
+        assert type(provide_database_interface().database_config) is expected
 
 
 def test_a_few_requests_go_in_at_a_time_in_their_order_and_a_look_waits_for_none() -> None:

@@ -8,13 +8,32 @@ from pipeline.errors import SegtrailError
 
 
 @pytest.mark.parametrize(
-    ("flag", "wanted"), [("avx512_bf16", "bf16-mixed"), ("amx_bf16", "bf16-mixed"), ("avx2", "32-true")]
+    ("name", "flags", "wanted"),
+    [
+        ("AMD EPYC", ("avx512_bf16",), "bf16-mixed"),
+        ("AMD EPYC", ("avx2",), "32-true"),
+        ("Intel Xeon", ("avx512_bf16",), "32-true"),
+        ("Intel Xeon", ("avx512_bf16", "amx_bf16"), "bf16-mixed"),
+        (None, ("avx512_bf16",), "bf16-mixed"),
+    ],
 )
-def test_a_cpu_trains_in_16_bits_only_if_it_computes_with_them(
-    monkeypatch: pytest.MonkeyPatch, flag: str, wanted: str
+def test_a_cpu_trains_in_16_bits_only_if_it_is_fast_at_them(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, flags: tuple[str, ...], wanted: str
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True})
+    able: dict[str, object] = dict.fromkeys(flags, True)
+    if name:
+        able["cpu_name"] = name
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert choose_precision("auto", "cpu") == wanted
+
+
+def test_this_processor_has_what_the_choice_asks_for() -> None:
+    able = torch.cpu.get_capabilities()
+    if able.get("architecture") != "x86_64":
+        pytest.skip("asks about x86 processors")
+    assert isinstance(able["avx512_bf16"], bool)
+    assert isinstance(able["amx_bf16"], bool)
+    assert isinstance(able["cpu_name"], str)
 
 
 @pytest.mark.parametrize(
