@@ -55,9 +55,9 @@ def choose_precision(wanted: Literal["auto"] | Precision, accelerator: str) -> P
     """Lightning's precision; "auto" takes 16 bits only where the processor computes with them.
 
     On a GPU from before 2020 (compute capability below 8.0) float16 is the fast kind. On a CPU bfloat16 takes
-    instructions of its own: those of AVX-512 halve a step on AMD's processors and cost half as much again on Intel's
-    (`benchmarks/README.md`), which are fast with AMX. By the kind of processor and not by a clock, so that a training
-    goes on as it began.
+    instructions of its own; with those of AVX-512 a step was seen to take half the time, but on an Intel processor
+    without AMX half as much again (`benchmarks/README.md`). By the kind of processor and not by a clock, so that a
+    training goes on as it began.
 
     Args:
         wanted: `train.<model>.precision`.
