@@ -52,7 +52,7 @@ def choose_device(text: str) -> torch.device:
 
 
 def choose_precision(wanted: Literal["auto"] | Precision, accelerator: str) -> Precision:
-    """Lightning's precision; "auto" takes 16 bits only where the processor computes with them.
+    """Lightning's precision; "auto" takes 16 bits only where the processor is fast at them.
 
     On a GPU from before 2020 (compute capability below 8.0) float16 is the fast kind. On a CPU bfloat16 takes
     instructions of its own; with those of AVX-512 a step was seen to take half the time, but on an Intel processor
