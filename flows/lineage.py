@@ -198,6 +198,7 @@ def _value(entry: Record) -> str:
 def _way_back(record: Record) -> Iterator[str]:
     commit = record["code"]["git_commit"]
     if commit and commit != UNKNOWN:
-        yield _line(
-            "to repeat", f"git checkout {commit}; dvc pull {RAW / record['data']['dataset']}; dvc repro"
-        )
+        first = f"git checkout {commit}; "
+        if record["code"]["git_dirty"]:
+            first += "make the changes that are not in it; "
+        yield _line("to repeat", f"{first}dvc pull {RAW / record['data']['dataset']}; dvc repro")

@@ -223,12 +223,23 @@ class NightWork:
         result = push_all(self._params.nightly.remote, commits=unpushed_commits(self._night))
         self._night.record["push"] = asdict(result)
         if not result.pushed:
-            what = result.error.splitlines()[0]
-            raise SegtrailError(
-                what, f"DVC remote {result.remote}", "segtrail data push; or wait: the next night pushes"
-            )
+            raise push_error(result.remote, result.error)
         tries = f" ({result.attempts} tries)" if result.attempts > 1 else ""
         step.say("; ".join([f"all of now is in {result.remote}{tries}", *result.left]))
+
+
+def push_error(remote: str, error: str) -> SegtrailError:
+    """What a night says of a push that failed.
+
+    Args:
+        remote: Its name; "" when none could be chosen, which no waiting mends.
+        error: What `push_all` found, with where and fix.
+    """
+    what, *rest = error.splitlines()
+    if not remote and len(rest) == 2:
+        where, fix = (line.partition(":")[2].strip() for line in rest)
+        return SegtrailError(what, where, fix)
+    return SegtrailError(what, f"DVC remote {remote}", "segtrail data push; or wait: the next night pushes")
 
 
 def unpushed_commits(night: Night) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 from project_copy import ROOT
 
 from flows import cli, remote
+from flows.night_work import push_error
 from flows.remote import PushResult, pull_dataset, push_all
 from flows.remote_trouble import explain
 from pipeline.errors import SegtrailError
@@ -105,7 +106,9 @@ def test_a_version_that_nobody_has_pushed(project: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_remotes_that_are_not_there(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is one error with what to do; only what waiting may help is tried again."""
-    assert "there is no DVC remote" in push_all().error
+    none = push_all()
+    assert push_error(none.remote, none.error).fix == "dvc remote add -d NAME FOLDER_OR_ADDRESS"
+    assert "there is no DVC remote" in none.error
     dvc("remote", "add", "first", "../first")
     assert "none of the DVC remotes is the default one" in push_all().error
     result = push_all("frist")
