@@ -109,12 +109,13 @@ def time_network(steps: int) -> list[float]:
     shape = (plan.batch_size, len(plan.channels), *plan.patch_size)
     image = torch.randn(shape, device=device)
     label = torch.randint(len(plan.label_names), (shape[0], *shape[2:]), device=device, dtype=torch.uint8)
-    short = choose_precision(params.precision, "gpu" if device.type == "cuda" else "cpu") != "32-true"
+    precision = choose_precision(params.precision, "gpu" if device.type == "cuda" else "cpu")
+    short = torch.float16 if precision == "16-mixed" else torch.bfloat16
     seconds = []
     for _ in range(steps + WARM_UP):
         started = time.perf_counter()
         optimizer.zero_grad()
-        with torch.autocast(device.type, enabled=short):  # float16 on a GPU, bfloat16 on a CPU
+        with torch.autocast(device.type, short, enabled=precision != "32-true"):
             loss = module.loss(module.network.pyramid(image, module.levels), label)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), params.gradient_clip)

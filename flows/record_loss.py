@@ -11,9 +11,8 @@ import logging
 import sys
 
 INTERNAL = "prefect._internal"
-WORKERS = (
-    "services"  # the module of the workers that send events and log lines; other errors there are no loss
-)
+# The module of the workers that send events and log lines; errors of others there are no loss.
+WORKERS = "services"
 
 
 class LossTeller(logging.Handler):
@@ -28,9 +27,8 @@ class LossTeller(logging.Handler):
             return
         self.told = True
         text = f"Prefect's page of this stage may lack task runs ({record.getMessage()[:200]})"
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # an error here would end the worker, with all that it still has
+        # An error here would end the worker, with all that it still has.
+        with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"segtrail: warning: {text}; the loss is in that record only\n")
 
 

@@ -58,7 +58,9 @@ def test_where_nobody_reads_the_worker_goes_on(monkeypatch: pytest.MonkeyPatch) 
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
-    LossTeller().emit(lose(WORKERS))
+    teller = LossTeller()
+    teller.emit(lose(WORKERS))
+    assert teller.told
 
 
 def test_the_module_of_prefects_workers_has_that_name() -> None:
